@@ -1,0 +1,1 @@
+"""Mailboxes kept identical on several mail servers that all accept changes."""

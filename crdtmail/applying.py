@@ -1,0 +1,276 @@
+"""Deltas to state: what each operation does to the tables.
+
+The one place where messages, counters, digests, change entries and stale marks are written, for local
+and remote deltas alike.  Applying is a function of the state, so replicas that have applied the same
+deltas, in whatever causal order, hold the same replicated state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.codec import dump, plain_clock
+from crdtmail.crdt.delta import (
+    Account,
+    Add,
+    Create,
+    DeleteMailbox,
+    Delta,
+    DirectoryUpdate,
+    Expunge,
+    Keywords,
+    MailboxId,
+    Move,
+    Operation,
+    Renumber,
+)
+from crdtmail.crdt.directory import Directory
+from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Message, MessageId, expand
+from crdtmail.crdt.uid import Uid
+from crdtmail.store.tables import (
+    DirectoryRecord,
+    Head,
+    LogEntry,
+    Lsn,
+    Mailbox,
+    Modseq,
+    StoredMessage,
+    WritableTables,
+    element_digest,
+    encode_instances,
+    mailbox_salt,
+)
+
+
+class Rehoming(NamedTuple):
+    """Keyword changes of this replica that a move elsewhere had not seen; they follow the message."""
+
+    mailbox: MailboxId
+    id: MessageId
+    add: frozenset[str]
+    remove: frozenset[str]
+
+
+def apply(
+    tables: WritableTables, head: Head, delta: Delta, data: bytes, *, replica: ReplicaId, now_ms: int
+) -> list[Rehoming]:
+    """Apply the next delta of its origin and log its bytes; `head` moves on, in the same transaction.
+
+    The caller has made sure that `head.clock` covers the delta's context and its predecessor.  Answers
+    what this replica has to put on moved messages, in a delta of its own.  Raises PeerError for a
+    directory update that cannot be read.
+    """
+    head.lsn = Lsn(head.lsn + 1)
+    head.clock = head.clock.with_dot(delta.dot)
+    application = _Application(tables, head, delta, replica)
+    for operation in delta.operations:
+        application.apply(operation)
+    tables.append_to_log(LogEntry(head.lsn, delta.dot, now_ms, data))
+    tables.put_head(head)
+    return application.rehomings
+
+
+class _Application:
+    """One delta while it is being applied."""
+
+    def __init__(self, tables: WritableTables, head: Head, delta: Delta, replica: ReplicaId) -> None:
+        self._tables = tables
+        self._head = head
+        self._delta = delta
+        self._replica = replica
+        self.rehomings: list[Rehoming] = []
+
+    def apply(self, operation: Operation) -> None:
+        dot = self._delta.dot
+        match operation:
+            case Create(mailbox):
+                with self._born(mailbox):
+                    pass
+            case Add(mailbox, messages):
+                with self._born(mailbox) as box:
+                    for new in messages:
+                        before = box.get(new.id)
+                        box.replace(new.id, before, _message(before).with_instance(dot, new))
+            case Move():
+                self._move(operation)
+            case Keywords(mailbox, ids, add, remove, context):
+                adds, removes = expand(add, remove)
+                with self._living(mailbox) as box:
+                    for id in ids:
+                        if (before := box.get(id)) is not None:
+                            box.replace(id, before, before.message.with_keywords(dot, adds, removes, context))
+            case Expunge(mailbox, ids, context):
+                with self._living(mailbox) as box:
+                    for id in ids:
+                        if (before := box.get(id)) is not None:
+                            box.replace(id, before, before.message.without(context))
+            case Renumber(mailbox, uids, context):
+                with self._living(mailbox) as box:
+                    for id, uid in uids:
+                        if (before := box.get(id)) is not None:
+                            box.replace(id, before, before.message.with_uid(uid, context))
+            case DirectoryUpdate():
+                self._update_directory(operation)
+            case DeleteMailbox(mailbox, context):
+                with self._living(mailbox) as box:
+                    box.delete(context)
+
+    def _move(self, move: Move) -> None:
+        with self._living(move.source) as source, self._born(move.target) as target:
+            for new in move.messages:
+                if (before := source.get(new.id)) is not None:
+                    source.replace(new.id, before, before.message.without(move.context))
+                    if self._delta.replica != self._replica:
+                        self._rehome(move, new.id, before.message)
+                there = target.get(new.id)
+                target.replace(new.id, there, _message(there).with_instance(self._delta.dot, new))
+
+    def _rehome(self, move: Move, id: MessageId, left: Message) -> None:
+        """Find the keywords that this replica added to what the move took away, and that it had not seen."""
+        unseen = {
+            keyword
+            for instance in left.instances
+            if move.context.covers(instance.dot)
+            for keyword, dots in instance.keywords.items()
+            if any(dot.replica == self._replica and not move.context.covers(dot) for dot in dots)
+        }
+        if unseen:
+            remove = frozenset({DELETED} if UNDELETED in unseen else ())
+            self.rehomings.append(Rehoming(move.target, id, frozenset(unseen - {UNDELETED}), remove))
+
+    def _update_directory(self, operation: DirectoryUpdate) -> None:
+        account = self._delta.account
+        before = self._tables.directory(account)
+        directory = Directory(before.state, self._replica)
+        directory.merge(operation.update)
+        digest = element_digest(b"", account.encode(), dump(directory.content()))
+        after = DirectoryRecord(
+            Modseq(self._head.lsn), digest, before.clock.with_dot(self._delta.dot), directory.state()
+        )
+        self._tables.put_directory(account, after)
+        self._head.digest ^= before.digest ^ after.digest
+
+    def _living(self, mailbox: MailboxId) -> _Editor:
+        """The mailbox as it is; where there is none, whatever is done in it comes to nothing."""
+        return _Editor(self._tables, self._head, self._delta.account, mailbox)
+
+    def _born(self, mailbox: MailboxId) -> _Editor:
+        """The mailbox, which this delta keeps alive."""
+        editor = self._living(mailbox)
+        editor.keep_alive(self._delta)
+        return editor
+
+
+class _Editor:
+    """One mailbox while a delta changes it: its record is read once and written once."""
+
+    def __init__(self, tables: WritableTables, head: Head, account: Account, mailbox: MailboxId) -> None:
+        self._tables = tables
+        self._head = head
+        self._account = account
+        self._mailbox = mailbox
+        self._modseq = Modseq(head.lsn)
+        self._salt = mailbox_salt(account, mailbox)
+        self._existing = tables.mailbox(account, mailbox)
+        self._record = self._existing or Mailbox(number=0)
+        self._old_digest = self._record.digest
+        self._old_alive = self._record.alive
+
+    def __enter__(self) -> _Editor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None or self._record.modseq != self._modseq:
+            return  # the transaction is given up, or nothing changed
+        record = self._record
+        record.digest ^= self._alive_digest(self._old_alive) ^ self._alive_digest(record.alive)
+        self._head.digest ^= self._old_digest ^ record.digest
+        if record.alive:
+            self._tables.put_mailbox(self._account, self._mailbox, record)
+        else:
+            assert record.total == 0 and record.digest == 0, "a mailbox that holds messages lives"
+            self._tables.delete_mailbox(self._account, self._mailbox, record)
+
+    def keep_alive(self, delta: Delta) -> None:
+        record = self._record
+        if self._existing is None:
+            record.number = self._tables.next_mailbox_number()
+            record.shown = self._tables.burnt(self._account, self._mailbox)
+            record.uid_next = record.shown + 1
+        record.alive = record.alive.with_dot(delta.dot)
+        record.modseq = self._modseq
+
+    def get(self, id: MessageId) -> StoredMessage | None:
+        number = self._record.number
+        uid = self._tables.uid(number, id)
+        if uid is None:
+            return None
+        stored = self._tables.message(number, uid, id)
+        assert stored is not None, "every id in the index has its record"
+        return stored
+
+    def replace(self, id: MessageId, before: StoredMessage | None, after: Message) -> None:
+        """Put `after` where `before` was; without instances the message is gone."""
+        if after == _message(before):
+            return
+        record, tables = self._record, self._tables
+        number, modseq = record.number, self._modseq
+        record.modseq = modseq
+        name = id.encode()
+        old_uid = new_uid = None
+        if before is not None:
+            old_uid = before.message.uid
+            record.digest ^= element_digest(self._salt, name, before.body)
+            record.total -= 1
+            record.unread -= before.message.is_unread
+        if after.instances:
+            new_uid = after.uid
+            body = encode_instances(after)
+            record.digest ^= element_digest(self._salt, name, body)
+            record.total += 1
+            record.unread += after.is_unread
+        if before is not None and old_uid is not None:
+            if old_uid == new_uid:
+                tables.forget_change(number, id, old_uid, before.modseq)
+            else:
+                tables.delete_message(number, id, old_uid, before.modseq)
+                self._vanish(id, old_uid)
+        if new_uid != old_uid:
+            tables.put_uid(number, id, new_uid)
+            if new_uid is not None:
+                self._arrive(id, new_uid)
+        if new_uid is not None:
+            tables.put_message(number, id, new_uid, modseq, body)
+
+    def delete(self, context: Clock) -> None:
+        """Take away all that `context` covers, the mailbox itself with the rest if nothing keeps it alive."""
+        left = self._record.alive.without(context)
+        if left == self._record.alive:
+            return
+        self._record.alive = left
+        self._record.modseq = self._modseq
+        for _, id, stored in list(self._tables.messages(self._record.number)):
+            self.replace(id, stored, stored.message.without(context))
+
+    def _vanish(self, id: MessageId, uid: Uid) -> None:
+        """The message leaves `uid`; readers hear of it if it had been shown to any."""
+        was_stale = self._record.stale > 0 and self._tables.delete_stale(self._record.number, id)
+        self._record.stale -= was_stale
+        if uid <= self._record.shown and not was_stale:
+            self._tables.put_vanished(self._record.number, uid, self._modseq)
+
+    def _arrive(self, id: MessageId, uid: Uid) -> None:
+        """The message takes `uid`, which may be too low to be shown here, or another's."""
+        record = self._record
+        if uid <= record.shown or (uid < record.uid_next and self._tables.has_uid(record.number, uid)):
+            self._tables.put_stale(record.number, id)
+            record.stale += 1
+        record.uid_next = max(record.uid_next, uid + 1)
+
+    def _alive_digest(self, alive: Clock) -> int:
+        return element_digest(self._salt, b"", dump(plain_clock(alive))) if alive else 0
+
+
+def _message(stored: StoredMessage | None) -> Message:
+    return EMPTY if stored is None else stored.message

@@ -1,0 +1,182 @@
+"""The account directory: the names, roles, subscriptions and annotations of an account's mailboxes.
+
+One small Yjs document an account.  This is the only module that knows pycrdt.  Every property is a
+register of its own under a flat key, so that two masters who touch different properties of one
+mailbox both keep their change; text keys only, values text or true.  Which mailboxes live is not
+decided here but by the dots in the store; a dead mailbox keeps its entry, because a message that was
+added at the same time brings it back with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import pycrdt
+
+from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.names import INBOX, SEPARATOR, check_mailbox_name, make_mailbox_id
+from crdtmail.errors import PeerError
+
+_BORN, _NAME, _ROLE, _SUBSCRIBED, _ANNOTATION = "born", "name", "role", "subscribed", "annotation/"
+_CLIENT_BITS = 53  # Yjs: what a JavaScript number holds
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the directory knows of one mailbox.  `name` is the full path, not yet told apart from its twins."""
+
+    name: str
+    role: str | None = None
+    is_subscribed: bool = False
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+class Directory:
+    """One account's document, open for reading and for changes in the name of one replica."""
+
+    def __init__(self, state: bytes, author: ReplicaId) -> None:
+        self._doc: Any = pycrdt.Doc(client_id=author & ((1 << _CLIENT_BITS) - 1))
+        self._mailboxes: Any = self._doc.get("mailboxes", type=pycrdt.Map)
+        self._vacated: Any = self._doc.get("vacated", type=pycrdt.Map)
+        if state:
+            self.merge(state)
+
+    def state(self) -> bytes:
+        """The whole document, as an update to an empty one."""
+        return bytes(self._doc.get_update())
+
+    def merge(self, update: bytes) -> None:
+        """Apply an update.  Raises PeerError if it is none; then this object must not be used again."""
+        try:
+            self._doc.apply_update(update)
+        except ValueError as error:
+            raise PeerError(f"a directory update cannot be read: {error}") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # how a failed assertion in Yjs's Rust arrives
+                raise
+            raise PeerError("a directory update breaks the document") from error
+
+    def content(self) -> list[list[list[str]]]:
+        """All that the document says, in order: equal documents give equal lists, whatever way they came."""
+        roots = (self._mailboxes.to_py(), self._vacated.to_py())
+        return [[[k, v] for k, v in sorted(root.items()) if isinstance(v, str)] for root in roots]
+
+    def entries(self) -> dict[MailboxId, Entry]:
+        """Every mailbox that ever was, by id.  What another program wrote here in another form is passed over."""
+        found: dict[MailboxId, dict[str, str]] = {}
+        for key, value in self._mailboxes.to_py().items():
+            mailbox, _, what = key.partition(":")
+            if len(mailbox) == 32 and isinstance(value, str):
+                try:
+                    found.setdefault(MailboxId(bytes.fromhex(mailbox)), {})[what] = value
+                except ValueError:
+                    continue
+        return {mailbox: _entry(mailbox, properties) for mailbox, properties in found.items()}
+
+    def new_id(self, account: Account, name: str) -> MailboxId:
+        """The id under which `name` is created now: the generation counts who has vacated the name."""
+        prefix = name + "\0"
+        generation = sum(1 for key in self._vacated.to_py() if key.startswith(prefix))
+        return make_mailbox_id(account, name, generation)
+
+    def create(self, mailbox: MailboxId, name: str) -> bytes:
+        return self._change(lambda: self._set(mailbox, _BORN, name))
+
+    def rename(self, names: Collection[tuple[MailboxId, str, str]]) -> bytes:
+        """Give each (mailbox, old name, new name) its new name, in one update."""
+
+        def change() -> None:
+            for mailbox, old, new in names:
+                self._vacated[f"{old}\0{mailbox.hex()}"] = "renamed"
+                self._set(mailbox, _NAME, new)
+
+        return self._change(change)
+
+    def vacate(self, mailbox: MailboxId, name: str) -> bytes:
+        """The mailbox is deleted: the name's next mailbox is of a new generation."""
+        return self._change(lambda: self._vacated.__setitem__(f"{name}\0{mailbox.hex()}", "deleted"))
+
+    def describe(
+        self,
+        mailbox: MailboxId,
+        *,
+        role: str | None = None,
+        is_subscribed: bool | None = None,
+        annotations: dict[str, str | None] | None = None,
+    ) -> bytes:
+        """Set properties; None leaves one as it is, an empty role or an annotation of None removes it."""
+
+        def change() -> None:
+            if role is not None:
+                self._set(mailbox, _ROLE, role)
+            if is_subscribed is not None:
+                self._set(mailbox, _SUBSCRIBED, "true" if is_subscribed else "")
+            for entry, value in (annotations or {}).items():
+                self._set(mailbox, _ANNOTATION + entry, value or "")
+
+        return self._change(change)
+
+    def _set(self, mailbox: MailboxId, what: str, value: str) -> None:
+        self._mailboxes[f"{mailbox.hex()}:{what}"] = value
+
+    def _change(self, change: Callable[[], None]) -> bytes:
+        before = self._doc.get_state()
+        with self._doc.transaction():
+            change()
+        return bytes(self._doc.get_update(before))
+
+
+def shown_names(names: dict[MailboxId, str]) -> dict[MailboxId, str]:
+    """The names of the living mailboxes with twins told apart, the same on every replica.
+
+    Of several mailboxes with one name the least id shows it bare; the others show `name (ab12)`, with
+    as many digits of their id as it takes to be alone.
+    """
+    shown: dict[MailboxId, str] = {}
+    taken: set[str] = set()
+    twins = []
+    for mailbox in sorted(names):
+        if names[mailbox] in taken:
+            twins.append(mailbox)
+        else:
+            shown[mailbox] = names[mailbox]
+            taken.add(names[mailbox])
+    for mailbox in twins:
+        digits = mailbox.hex()[4:]
+        candidates = (f"{names[mailbox]} ({digits[:n]})" for n in range(4, len(digits) + 1))
+        name = next(candidate for candidate in candidates if candidate not in taken)
+        shown[mailbox] = name
+        taken.add(name)
+    return shown
+
+
+def below(parent: str, name: str) -> bool:
+    """Whether `name` lies in the hierarchy below `parent`."""
+    return name.startswith(parent + SEPARATOR)
+
+
+def _entry(mailbox: MailboxId, properties: dict[str, str]) -> Entry:
+    name = properties.get(_NAME) or properties.get(_BORN, "")
+    try:
+        check_mailbox_name(name)
+    except ValueError:
+        name = lost_name(mailbox)
+    annotations = {
+        what.removeprefix(_ANNOTATION): value
+        for what, value in sorted(properties.items())
+        if what.startswith(_ANNOTATION) and value
+    }
+    return Entry(
+        name=name,
+        role=properties.get(_ROLE) or ("inbox" if name == INBOX else None),
+        is_subscribed=bool(properties.get(_SUBSCRIBED)),
+        annotations=annotations,
+    )
+
+
+def lost_name(mailbox: MailboxId) -> str:
+    """What a living mailbox shows whose name nobody knows, so that its mail is not lost from sight."""
+    return f"Recovered {mailbox.hex()[4:12]}"

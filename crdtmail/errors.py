@@ -1,0 +1,108 @@
+"""The one error tree.
+
+Four kinds, by who is at fault: the other replica, the client, the store below us, the operator's
+configuration.  What only a bug in crdtmail can cause is asserted and is no part of this tree.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CrdtmailError(Exception):
+    """Anything that crdtmail refuses for a reason from outside."""
+
+
+class PeerError(CrdtmailError):
+    """The other replica broke the protocol; nothing of what it sent was taken."""
+
+
+class StoreError(CrdtmailError):
+    """The store is damaged, of another format, or failing: stop rather than go on."""
+
+
+class ConfigError(CrdtmailError):
+    """The configuration or the command line cannot be followed as it stands."""
+
+
+class SourceError(CrdtmailError):
+    """A mail store that was to be imported cannot be read."""
+
+
+class RequestError(CrdtmailError):
+    """The client's request cannot be carried out; nothing was changed.
+
+    Each subclass has one HTTP status and one problem type (RFC 9457), which never changes its meaning.
+    """
+
+    status: ClassVar[int] = 400
+    type: ClassVar[str] = "invalid-request"
+    title: ClassVar[str] = "The request is not valid"
+
+
+class NotFound(RequestError):
+    status = 404
+    type = "not-found"
+    title = "There is no such thing here"
+
+
+class AlreadyExists(RequestError):
+    status = 409
+    type = "already-exists"
+    title = "That name is taken"
+
+
+class Forbidden(RequestError):
+    status = 403
+    type = "forbidden"
+    title = "This is never allowed"
+
+
+class CannotCalculateChanges(RequestError):
+    """The state is another replica's or too old (JMAP's cannotCalculateChanges, RFC 8620 section 5.2)."""
+
+    status = 409
+    type = "cannot-calculate-changes"
+    title = "Changes since that state are not known here; read the mailbox anew"
+
+
+class TooLarge(RequestError):
+    status = 413
+    type = "too-large"
+    title = "The request is over a limit"
+
+
+class NotYet(RequestError):
+    """This node has not yet applied everything that the client has already seen."""
+
+    status = 503
+    type = "not-yet"
+    title = "This node has not caught up with your token yet"
+
+
+class WritesLost(RequestError):
+    """Peers hold deltas of this replica that its store does not: it must not write under its id again."""
+
+    status = 503
+    type = "writes-lost"
+    title = "This node's store is older than what its peers have seen of it"
+
+
+class Overloaded(RequestError):
+    status = 503
+    type = "overloaded"
+    title = "Too much is waiting already"
+
+
+class UidsExhausted(RequestError):
+    """The mailbox has no UID left below 2^32 (RFC 9051 section 2.3.1.1)."""
+
+    status = 507
+    type = "uids-exhausted"
+    title = "The mailbox has run out of UIDs"
+
+
+class StoreFull(RequestError):
+    status = 507
+    type = "store-full"
+    title = "The disk is full"

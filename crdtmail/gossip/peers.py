@@ -1,0 +1,64 @@
+"""All that this node knows of the others: one session for each that it calls, and what each was heard to have."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.gossip.messages import Position
+from crdtmail.gossip.session import Session, Timing
+
+
+@dataclass(slots=True)
+class Heard:
+    """The last that was heard of a replica, whoever called; `clock` is a lower bound of what it has."""
+
+    name: str
+    clock: Clock
+    at: float
+
+
+class Peers:
+    """The sessions by address, and every replica that was ever heard of."""
+
+    def __init__(
+        self,
+        replica: ReplicaId,
+        addresses: Iterable[str],
+        timing: Timing,
+        chance: random.Random,
+        now: float,
+    ) -> None:
+        found = list(addresses)
+        self._replica = replica
+        self.sessions = {
+            address: Session(replica, timing, chance, peers=len(found), now=now) for address in found
+        }
+        self.heard: dict[ReplicaId, Heard] = {}
+
+    def session_of(self, replica: ReplicaId) -> Session | None:
+        for session in self.sessions.values():
+            if session.peer is not None and session.peer.replica == replica:
+                return session
+        return None
+
+    def hear(self, now: float, position: Position) -> None:
+        """A replica has told its position, asked or not."""
+        known = self.heard.get(position.replica)
+        clock = position.clock if known is None else known.clock.join(position.clock)
+        self.heard[position.replica] = Heard(position.name, clock, now)
+
+    def hear_dots(self, now: float, replica: ReplicaId, dots: Iterable[Dot]) -> None:
+        """A replica was seen to have these deltas, and all before them."""
+        known = self.heard.get(replica)
+        if known is not None:
+            known.clock = known.clock.join(Clock.of(dots))
+            known.at = now
+
+    def count_covering(self, dot: Dot) -> int:
+        """How many other replicas are known to have the delta."""
+        return sum(
+            heard.clock.covers(dot) for replica, heard in self.heard.items() if replica != self._replica
+        )

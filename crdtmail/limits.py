@@ -1,0 +1,110 @@
+"""Every limit on what comes from outside, each with its reason.  Sizes are in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Names and values ------------------------------------------------------------------------------------
+
+MAX_UID: Final = 2**32 - 1
+"""IMAP's UIDs are 32 bits wide and not zero (RFC 9051 section 9, `nz-number`)."""
+
+MAX_SEQ: Final = 2**63 - 1
+"""A sequence number fits the eight bytes of its key and a signed integer of any other program."""
+
+MAX_MESSAGE_ID: Final = 255
+"""JMAP's ids end at 255 octets (RFC 8620 section 1.2); Dovecot's GUIDs are shorter.  With its
+mailbox number and UID in front, an id still fits LMDB's key of 511 bytes."""
+
+MAX_ACCOUNT: Final = 255
+"""A mail address is at most 254 octets (RFC 5321 section 4.5.3.1.3 less the angle brackets)."""
+
+MAX_MAILBOX_NAME: Final = 1024
+"""The full path.  Dovecot allows 255 a level and 16 levels at most in practice; clients stop earlier."""
+
+MAX_KEYWORD: Final = 255
+"""RFC 8621 section 4.1.1: 1-255 characters."""
+
+MAX_KEYWORDS_PER_MESSAGE: Final = 128
+"""In one change or one new message.  Dovecot's Maildir knows 26; real mailboxes use a dozen."""
+
+MAX_SIZE: Final = 2**63 - 1
+"""RFC 9051's number64, for RFC822.SIZE."""
+
+MAX_TIME: Final = 253402300799
+"""9999-12-31T23:59:59Z: the last second that an IMAP or JMAP date can say."""
+
+MAX_ANNOTATION: Final = 16 * KIB
+"""One mailbox annotation's value (RFC 5464 leaves it to the server)."""
+
+MAX_ANNOTATIONS: Final = 64
+"""Entries a mailbox: the directory is read whole for every change of it."""
+
+MAX_MAILBOXES_PER_ACCOUNT: Final = 20_000
+"""The directory of an account is one document, read whole for every change of it: about 2 MB here."""
+
+MAX_REPLICAS: Final = 1000
+"""Entries of a clock that we accept.  A clock entry takes some 14 bytes in every exchange."""
+
+# Deltas and gossip ------------------------------------------------------------------------------------
+
+MAX_DELTA: Final = 32 * MIB
+"""One delta must fit memory several times over: 100,000 messages with the longest ids are 26 MB."""
+
+MAX_OPERATIONS: Final = 64
+"""Operations a delta.  Ours have at most four; a rename of a folder with its subfolders is one update."""
+
+MAX_MESSAGES_PER_OPERATION: Final = 100_000
+"""A whole large mailbox marked as read is one delta; the writer is busy for about a second with it."""
+
+MAX_DIRECTORY_UPDATE: Final = 4 * MIB
+"""One directory update: twice what the largest directory takes."""
+
+BATCH_BYTES: Final = 1 * MIB
+"""A push or an answer stops gathering deltas at this size (one larger delta still goes alone): large
+enough to fill a long fat link for some milliseconds, small enough to be applied in one short commit."""
+
+MAX_GOSSIP_BODY: Final = MAX_DELTA + BATCH_BYTES + 64 * KIB
+"""A batch that ends with one delta of the largest size."""
+
+# The JSON API -----------------------------------------------------------------------------------------
+
+MAX_JSON_BODY: Final = 32 * MIB
+"""A bulk request names at most 100,000 messages, at most some 300 bytes each."""
+
+MAX_TOKEN: Final = 32 * KIB
+"""A token is a clock in base64: 1,000 replicas of 15 bytes, a third more as text, and air."""
+
+MAX_PAGE: Final = 100_000
+"""Messages in one answer.  One answer of this size takes about a second and 15 MB."""
+
+DEFAULT_PAGE: Final = 1000
+"""What a client that asks for nothing special gets."""
+
+MAX_UID_RANGES: Final = 100_000
+"""Ranges in one UID set: as many as an operation may name messages."""
+
+MAX_WAIT_S: Final = 60.0
+"""The longest wait that a client may ask for (token, acknowledgement, long poll).  Proxies and load
+balancers cut an idle request at about this age."""
+
+DEFAULT_WAIT_S: Final = 5.0
+"""How long a token or an acknowledgement is waited for when the client does not say."""
+
+# Queues -----------------------------------------------------------------------------------------------
+
+MAX_WRITES_WAITING: Final = 4096
+"""Writes queued for the writer thread.  More would only add latency: the next one is answered 503."""
+
+MAX_GROUP: Final = 256
+"""Writes in one commit.  Beyond this one fsync costs each of them next to nothing, while the
+first in the group would wait for the last."""
+
+MAX_READERS: Final = 512
+"""LMDB's reader slots: threads that read and snapshots that are being answered."""
+
+MAX_PEER_NAME: Final = 255
+"""A node's label is a host name (RFC 1035: at most 253 octets)."""

@@ -1,0 +1,498 @@
+"""One replica: local commands become deltas, deltas from others become state.
+
+Every method takes the transaction in which it works; the caller makes it durable before it tells
+anybody.  Commands raise RequestError and then have changed nothing.  Queries are in `views`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from crdtmail.applying import Rehoming, apply
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.delta import (
+    Account,
+    Add,
+    Create,
+    DeleteMailbox,
+    Delta,
+    DirectoryUpdate,
+    Expunge,
+    Keywords,
+    MailboxId,
+    Move,
+    Operation,
+    Renumber,
+)
+from crdtmail.crdt.directory import Directory, below
+from crdtmail.crdt.message import DELETED, MessageId, NewMessage, expand
+from crdtmail.crdt.names import INBOX
+from crdtmail.crdt.uid import Stripe, Uid
+from crdtmail.errors import AlreadyExists, Forbidden, NotFound, PeerError, StoreError, TooLarge
+from crdtmail.limits import (
+    MAX_ANNOTATIONS,
+    MAX_DELTA,
+    MAX_MAILBOXES_PER_ACCOUNT,
+    MAX_MESSAGES_PER_OPERATION,
+    MAX_OPERATIONS,
+)
+from crdtmail.store.interface import Store, Transaction
+from crdtmail.store.tables import (
+    FORMAT,
+    DirectoryRecord,
+    Head,
+    Mailbox,
+    PeerRecord,
+    StoredMessage,
+    Tables,
+    WritableTables,
+)
+from crdtmail.views import living_mailboxes
+
+
+class IncomingMessage(NamedTuple):
+    """A message that is to be added.  `size` in bytes, `received_at` in seconds since 1970 UTC."""
+
+    id: MessageId
+    size: int
+    received_at: int
+    keywords: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some messages of a mailbox: by id, or by ranges of UIDs as the client was shown them."""
+
+    ids: tuple[MessageId, ...] = ()
+    uids: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordChange:
+    """One STORE: keywords that some messages get and lose."""
+
+    selection: Selection
+    add: frozenset[str]
+    remove: frozenset[str]
+
+
+class Outcome(Enum):
+    """What became of a delta from another replica."""
+
+    APPLIED = auto()
+    KNOWN = auto()
+    GAP = auto()
+
+
+class Replica:
+    """The identity under which this node writes, and everything that it can do to its state.
+
+    `time_ms` is read when a delta is logged; nothing but what an operator is shown depends on it.
+    """
+
+    def __init__(self, id: ReplicaId, members: Iterable[ReplicaId], time_ms: Callable[[], int]) -> None:
+        self.id = id
+        self.members = frozenset(members) | {id}
+        self._touched: set[Account] = set()
+        self._time_ms = time_ms
+
+    @classmethod
+    def open(cls, store: Store, new_id: Callable[[], ReplicaId], time_ms: Callable[[], int]) -> Replica:
+        """The replica whose state is in `store`; in an empty store a new one, whose id `new_id` gives.
+
+        Raises StoreError if the store is of another format.
+        """
+
+        def identify(txn: Transaction) -> Replica:
+            tables = WritableTables(txn)
+            found = tables.format()
+            if found is not None and found != FORMAT:
+                raise StoreError(
+                    f"the store has format {found}, this version of crdtmail reads format {FORMAT}"
+                )
+            id = tables.replica()
+            if id is None:
+                id = new_id()
+                tables.put_identity(id)
+            return cls(id, tables.peers(), time_ms)
+
+        return store.transact(identify)
+
+    # Deltas from other replicas -----------------------------------------------------------------------
+
+    def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
+        """Apply a delta of another replica: once, after all that it builds on, or not at all.
+
+        Raises PeerError if it claims to be ours, or cannot be applied.
+        """
+        tables = WritableTables(txn)
+        head = tables.head()
+        if head.clock.covers(delta.dot):
+            return Outcome.KNOWN
+        if delta.replica == self.id:
+            raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
+        if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
+            return Outcome.GAP
+        self._touched.add(delta.account)
+        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
+        self._rehome(tables, head, delta.account, rehomings)
+        return Outcome.APPLIED
+
+    def take_touched(self) -> set[Account]:
+        """The accounts that deltas have touched since the last call.  For the writer's thread, after a commit."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def meet(self, txn: Transaction, peer: ReplicaId, record: PeerRecord) -> None:
+        """Remember another replica, and how far it was when it was last heard of."""
+        WritableTables(txn).put_peer(peer, record)
+
+    # Mailboxes ----------------------------------------------------------------------------------------
+
+    def create_mailbox(
+        self,
+        txn: Transaction,
+        account: Account,
+        name: str,
+        *,
+        role: str | None = None,
+        is_subscribed: bool | None = None,
+    ) -> MailboxId:
+        """Make a mailbox, or on another replica at the same time the same one.  Raises AlreadyExists."""
+        tables = WritableTables(txn)
+        living = living_mailboxes(tables, account)
+        taken = next((id for id, entry in living.items() if entry.name == name), None)
+        if taken is not None:
+            raise AlreadyExists(f"a mailbox named {name!r} exists already (id {taken.hex()})")
+        if len(living) >= MAX_MAILBOXES_PER_ACCOUNT:
+            raise TooLarge(f"an account has at most {MAX_MAILBOXES_PER_ACCOUNT} mailboxes")
+        record = tables.directory(account)
+        directory = Directory(record.state, self.id)
+        mailbox = directory.new_id(account, name)
+        updates = [directory.create(mailbox, name)]
+        if role is not None or is_subscribed is not None:
+            updates.append(directory.describe(mailbox, role=role, is_subscribed=is_subscribed))
+        self._commit(tables, account, Create(mailbox), *self._directory_updates(record, updates))
+        return mailbox
+
+    def rename_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId, name: str) -> None:
+        """Give a mailbox, and with it those below it, a new name.  Raises AlreadyExists, Forbidden, NotFound."""
+        tables = WritableTables(txn)
+        living = living_mailboxes(tables, account)
+        entry = living.get(mailbox)
+        if entry is None:
+            raise _no_mailbox(mailbox)
+        if INBOX in (entry.name, name):
+            raise Forbidden("INBOX keeps its name; move its messages instead")
+        renamed = {mailbox: name}
+        for other, its in living.items():
+            if below(entry.name, its.name):
+                renamed[other] = name + its.name[len(entry.name) :]
+        if renamed[mailbox] == entry.name:
+            return
+        names = {its.name for other, its in living.items() if other not in renamed}
+        for new in renamed.values():
+            if new in names:
+                raise AlreadyExists(f"a mailbox named {new!r} exists already")
+        record = tables.directory(account)
+        update = Directory(record.state, self.id).rename(
+            [(id, living[id].base_name, new) for id, new in renamed.items()]
+        )
+        self._commit(tables, account, *self._directory_updates(record, [update]))
+
+    def describe_mailbox(
+        self,
+        txn: Transaction,
+        account: Account,
+        mailbox: MailboxId,
+        *,
+        role: str | None = None,
+        is_subscribed: bool | None = None,
+        annotations: dict[str, str | None] | None = None,
+    ) -> None:
+        """Set role, subscription, annotations (RFC 5464); None leaves one as it is, an empty role removes it."""
+        tables = WritableTables(txn)
+        entry = living_mailboxes(tables, account).get(mailbox)
+        if entry is None:
+            raise _no_mailbox(mailbox)
+        kept = {name for name in entry.annotations if (annotations or {}).get(name, "") is not None}
+        if len(kept | {name for name, value in (annotations or {}).items() if value}) > MAX_ANNOTATIONS:
+            raise TooLarge(f"a mailbox has at most {MAX_ANNOTATIONS} annotations")
+        record = tables.directory(account)
+        update = Directory(record.state, self.id).describe(
+            mailbox, role=role, is_subscribed=is_subscribed, annotations=annotations
+        )
+        self._commit(tables, account, *self._directory_updates(record, [update]))
+
+    def delete_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
+        """Delete a mailbox with all that is in it here.  Raises NotFound, and Forbidden for INBOX."""
+        tables = WritableTables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        entry = living_mailboxes(tables, account)[mailbox]
+        if entry.base_name == INBOX:
+            raise Forbidden("INBOX cannot be deleted")
+        record = tables.directory(account)
+        update = Directory(record.state, self.id).vacate(mailbox, entry.base_name)
+        deletion = DeleteMailbox(mailbox, box.alive)
+        self._commit(tables, account, deletion, *self._directory_updates(record, [update]))
+
+    # Messages -----------------------------------------------------------------------------------------
+
+    def add(
+        self, txn: Transaction, account: Account, mailbox: MailboxId, messages: Sequence[IncomingMessage]
+    ) -> list[Uid]:
+        """Add messages; the UIDs that they have here, in the same order.
+
+        A message that is there already keeps its UID and gets another instance, so an expunge elsewhere
+        that has not seen this addition does not take it away.
+        """
+        _check_count(len(messages))
+        tables = WritableTables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        new = self._numbered(tables, box, messages)
+        self._commit(tables, account, Add(mailbox, new))
+        return [message.uid for message in new]
+
+    def change_keywords(
+        self, txn: Transaction, account: Account, mailbox: MailboxId, changes: Sequence[KeywordChange]
+    ) -> list[MessageId]:
+        """Add and remove keywords, all in one delta; the messages that were named and are there."""
+        tables = WritableTables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        if len(changes) > MAX_OPERATIONS:
+            raise TooLarge(f"at most {MAX_OPERATIONS} different keyword changes at once")
+        found: list[MessageId] = []
+        operations = []
+        for change in changes:
+            selected = self._select(tables, box, change.selection)
+            found += [id for id, _ in selected]
+            if (operation := _keyword_operation(mailbox, change, selected)) is not None:
+                operations.append(operation)
+        self._commit(tables, account, *operations)
+        return found
+
+    def expunge(
+        self, txn: Transaction, account: Account, mailbox: MailboxId, selection: Selection | None
+    ) -> list[MessageId]:
+        """Take messages out of a mailbox; without a selection, those that show `$deleted` here."""
+        tables = WritableTables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        if selection is None:
+            every = self._select(tables, box, Selection(uids=((1, box.uid_next),)), limited=False)
+            selected = [(id, stored) for id, stored in every if DELETED in stored.message.keywords]
+            _check_count(len(selected))
+        else:
+            selected = self._select(tables, box, selection)
+        ids = tuple(id for id, _ in selected)
+        if ids:
+            self._commit(tables, account, Expunge(mailbox, ids, _context(selected)))
+        return list(ids)
+
+    def move(
+        self,
+        txn: Transaction,
+        account: Account,
+        source: MailboxId,
+        target: MailboxId,
+        selection: Selection,
+    ) -> list[tuple[MessageId, Uid]]:
+        """Move messages with their keywords; what moved, with the UIDs in the target.
+
+        Raises NotFound, and Forbidden if source and target are one.
+        """
+        tables = WritableTables(txn)
+        selected, new = self._between(tables, account, source, target, selection)
+        if new:
+            self._commit(tables, account, Move(source, target, new, _context(selected)))
+        return [(message.id, message.uid) for message in new]
+
+    def copy(
+        self,
+        txn: Transaction,
+        account: Account,
+        source: MailboxId,
+        target: MailboxId,
+        selection: Selection,
+    ) -> list[tuple[MessageId, Uid]]:
+        """Copy messages with their keywords; as `move`, but they stay in the source too."""
+        tables = WritableTables(txn)
+        _, new = self._between(tables, account, source, target, selection)
+        if new:
+            self._commit(tables, account, Add(target, new))
+        return [(message.id, message.uid) for message in new]
+
+    def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
+        """Make the mailbox fit to be shown: stale messages get new UIDs, and the shown mark is raised.
+
+        Must be durable before a reader sees a UID (RFC 9051 section 2.3.1.1).
+        """
+        tables = WritableTables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        if box.stale:
+            stored = [(id, self._stored(tables, box, id)) for id in tables.stale(box.number)]
+            stored.sort(key=lambda pair: (pair[1].message.uid, pair[0]))
+            head = tables.head()
+            fresh = self._stripe(head).healed_uids(box.uid_next, len(stored))
+            for start in range(0, len(stored), MAX_MESSAGES_PER_OPERATION):
+                block = stored[start : start + MAX_MESSAGES_PER_OPERATION]
+                uids = tuple((id, next(fresh)) for id, _ in block)
+                self._commit(tables, account, Renumber(mailbox, uids, _context(block)))
+            box = self._mailbox(tables, account, mailbox)
+        if box.shown < box.uid_next - 1:
+            box.shown = box.uid_next - 1
+            tables.put_mailbox(account, mailbox, box)
+
+    # ----------------------------------------------------------------------------------------------------
+
+    def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
+        """Make one delta of the operations and apply it; without any, nothing happened."""
+        if not operations:
+            return
+        head = tables.head()
+        delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
+        assert head.clock.includes(delta.context), "a context holds only what this replica has seen"
+        data = encode_delta(delta)
+        if len(data) > MAX_DELTA:
+            raise TooLarge(f"the change takes {len(data)} bytes, at most {MAX_DELTA} fit one delta")
+        self._touched.add(account)
+        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
+        assert not rehomings, "this replica's own moves have seen all that it did"
+
+    def _rehome(
+        self, tables: WritableTables, head: Head, account: Account, rehomings: list[Rehoming]
+    ) -> None:
+        """Put keywords on moved messages that the mover had not seen here, in one delta of this replica's own."""
+        wanted: dict[tuple[MailboxId, frozenset[str], frozenset[str]], list[MessageId]] = {}
+        for mailbox, id, add, remove in rehomings:
+            wanted.setdefault((mailbox, add, remove), []).append(id)
+        operations = []
+        for (mailbox, add, remove), ids in wanted.items():
+            box = tables.mailbox(account, mailbox)
+            if box is not None:
+                selected = self._select(tables, box, Selection(ids=tuple(ids)))
+                change = KeywordChange(Selection(), add, remove)
+                operation = _keyword_operation(mailbox, change, selected)
+                if operation is not None:
+                    operations.append(operation)
+        for start in range(0, len(operations), MAX_OPERATIONS):
+            self._commit(tables, account, *operations[start : start + MAX_OPERATIONS])
+
+    def _mailbox(self, tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:
+        box = tables.mailbox(account, mailbox)
+        if box is None:
+            raise _no_mailbox(mailbox)
+        return box
+
+    def _stripe(self, head: Head) -> Stripe:
+        return Stripe.of(self.id, self.members | head.clock.entries.keys())
+
+    def _numbered(
+        self, tables: Tables, box: Mailbox, messages: Sequence[IncomingMessage]
+    ) -> tuple[NewMessage, ...]:
+        """The messages with the UIDs that they have or get in `box`."""
+        fresh = self._stripe(tables.head()).uids_from(box.uid_next)
+        return tuple(
+            NewMessage(
+                message.id,
+                tables.uid(box.number, message.id) or next(fresh),
+                message.size,
+                message.received_at,
+                tuple(sorted(message.keywords)),
+            )
+            for message in messages
+        )
+
+    def _between(
+        self,
+        tables: Tables,
+        account: Account,
+        source: MailboxId,
+        target: MailboxId,
+        selection: Selection,
+    ) -> tuple[list[tuple[MessageId, StoredMessage]], tuple[NewMessage, ...]]:
+        """What is selected in `source`, and how it comes into `target`."""
+        box = self._mailbox(tables, account, source)
+        there = self._mailbox(tables, account, target)
+        if source == target:
+            raise Forbidden("source and target are the same mailbox")
+        selected = self._select(tables, box, selection)
+        messages = [
+            IncomingMessage(id, first.size, first.received_at, stored.message.keywords)
+            for id, stored in selected
+            for first in (stored.message.first,)
+        ]
+        return selected, self._numbered(tables, there, messages)
+
+    def _select(
+        self, tables: Tables, box: Mailbox, selection: Selection, *, limited: bool = True
+    ) -> list[tuple[MessageId, StoredMessage]]:
+        """The selected messages that are there.  A UID never means a message that it was not shown for."""
+        selected: dict[MessageId, StoredMessage] = {}
+        for id in selection.ids:
+            uid = tables.uid(box.number, id)
+            stored = None if uid is None else tables.message(box.number, uid, id)
+            if stored is not None:
+                selected[id] = stored
+        for first, last in selection.uids:
+            for _, id, stored in tables.messages(box.number, first, last):
+                if not box.stale or not tables.is_stale(box.number, id):
+                    selected[id] = stored
+        if limited:
+            _check_count(len(selected))
+        return list(selected.items())
+
+    def _stored(self, tables: Tables, box: Mailbox, id: MessageId) -> StoredMessage:
+        uid = tables.uid(box.number, id)
+        assert uid is not None, "a stale message is there"
+        stored = tables.message(box.number, uid, id)
+        assert stored is not None, "every id in the index has its record"
+        return stored
+
+    @staticmethod
+    def _directory_updates(record: DirectoryRecord, updates: list[bytes]) -> list[DirectoryUpdate]:
+        return [DirectoryUpdate(update, record.clock) for update in updates]
+
+
+def _keyword_operation(
+    mailbox: MailboxId, change: KeywordChange, selected: list[tuple[MessageId, StoredMessage]]
+) -> Keywords | None:
+    """The operation for one STORE, on those of the messages where it does something.
+
+    Adding always counts, also what is there already: it wins over a removal elsewhere.  Removing
+    counts where there is something to remove; removing `$deleted` always, because it wins too.
+    """
+    adds, removes = expand(change.add, change.remove)
+    if not adds:
+        selected = [
+            (id, stored)
+            for id, stored in selected
+            if any(
+                keyword in instance.keywords for instance in stored.message.instances for keyword in removes
+            )
+        ]
+    if not selected:
+        return None
+    return Keywords(
+        mailbox,
+        tuple(id for id, _ in selected),
+        tuple(sorted(change.add)),
+        tuple(sorted(change.remove)),
+        _context(selected, adds | removes),
+    )
+
+
+def _context(selected: Iterable[tuple[MessageId, StoredMessage]], keywords: Iterable[str] = ()) -> Clock:
+    return Clock.of(dot for _, stored in selected for dot in stored.message.context(keywords))
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_MESSAGES_PER_OPERATION:
+        raise TooLarge(f"at most {MAX_MESSAGES_PER_OPERATION} messages at once, these are {count}")
+
+
+def _no_mailbox(mailbox: MailboxId) -> NotFound:
+    return NotFound(f"there is no mailbox with the id {mailbox.hex()} in this account")

@@ -1,0 +1,116 @@
+"""What a store is: named tables of ordered bytes, snapshots for readers, one durable writer.
+
+The contract is `tests/test_store_contract.py`; both stores pass it.  A store knows no mailboxes: keys
+and records belong to `tables`.  Every record carries a checksum over its key and value, made when it
+is written and tested whenever it is read.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from enum import Enum
+from typing import Protocol, TypeVar
+
+from crdtmail.errors import StoreError
+
+T = TypeVar("T")
+
+
+class Table(Enum):
+    """The tables of a node."""
+
+    META = b"meta"
+    LOG = b"log"
+    LOG_INDEX = b"log_index"
+    MAILBOXES = b"mailboxes"
+    BURNT = b"burnt"
+    MESSAGES = b"messages"
+    MESSAGE_IDS = b"message_ids"
+    CHANGES = b"changes"
+    STALE = b"stale"
+    DIRECTORIES = b"directories"
+    PEERS = b"peers"
+
+
+class NeedsRoom(StoreError):
+    """The store must grow before this transaction fits; `Store.transact` sees to it and no caller does."""
+
+
+class Snapshot(Protocol):
+    """One consistent state, for reading."""
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """The value under `key`.  Raises StoreError if its checksum is wrong."""
+        ...
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Records with `start <= key < stop` in the order of their keys; `reverse` from the last to the first.
+
+        Nobody may write to the table before the scan is over.  Raises StoreError on a wrong checksum.
+        """
+        ...
+
+
+class Transaction(Snapshot, Protocol):
+    """A snapshot that takes changes, and sees its own."""
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        """Whether there was something to delete."""
+        ...
+
+    def nested(self) -> AbstractContextManager[Transaction]:
+        """A transaction inside this one: an exception undoes it alone."""
+        ...
+
+
+class Store(Protocol):
+    """A node's tables."""
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """The last committed state, from now to the end of the block, whatever is written meanwhile.
+
+        It may be entered in one thread, and used and left in another.
+        """
+        ...
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` and make all that it wrote durable, or on an exception nothing; then answer.
+
+        `work` runs again from the start if the store has to grow, so it may change nothing but the
+        transaction.  Only one thread may write.  Raises StoreError if the medium fails.
+        """
+        ...
+
+    def size(self) -> dict[Table, int]:
+        """Bytes that each table takes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+_CHECKSUM = 4
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The record for `value`, with its checksum in front."""
+    return zlib.crc32(value, zlib.crc32(key)).to_bytes(_CHECKSUM, "big") + value
+
+
+def unseal(table: Table, key: bytes, record: bytes) -> bytes:
+    """The value in `record`.  Raises StoreError if it is not what was written under `key`."""
+    value = record[_CHECKSUM:]
+    if zlib.crc32(value, zlib.crc32(key)) != int.from_bytes(record[:_CHECKSUM], "big"):
+        raise StoreError(f"table {table.value.decode()}: the record under {key.hex()} has a wrong checksum")
+    return value
+
+
+def after_prefix(prefix: bytes) -> bytes | None:
+    """The least key above all that start with `prefix`; None where there is none."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else None

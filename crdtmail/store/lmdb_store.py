@@ -1,0 +1,164 @@
+"""The store on disk: LMDB, one environment per node.  The only module that knows lmdb.
+
+LMDB is copy-on-write: a commit is whole or absent after a crash, and readers never wait for the
+writer (Chu 2011, http://www.lmdb.tech/doc/).  A commit is synced before `transact` returns.  The map
+grows by itself: a transaction that does not fit is given up and run again in a larger map.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from crdtmail.errors import ConfigError, StoreError
+from crdtmail.limits import MAX_READERS, MIB
+from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
+
+FIRST_MAP = 64 * MIB
+
+
+class LmdbStore:
+    """The tables of one node in `folder`, which is made if it is not there.
+
+    Raises ConfigError if another process has the folder open or it cannot be used, StoreError if what
+    is in it is no LMDB environment.
+    """
+
+    def __init__(self, folder: Path, *, first_map: int = FIRST_MAP) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+        except OSError as error:
+            raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+        try:
+            data = folder / "data.mdb"
+            size = max(first_map, 2 * data.stat().st_size if data.exists() else 0)
+            self._env = lmdb.open(str(folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS)
+            self._env.reader_check()
+            self._tables: dict[Table, Any] = {table: self._env.open_db(table.value) for table in Table}
+        except lmdb.Error as error:
+            os.close(self._lock)
+            raise StoreError(f"the data folder {folder} cannot be opened: {error}") from error
+        self._readers = 0
+        self._growing = False
+        self._gate = threading.Condition()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        with self._gate:
+            self._gate.wait_for(lambda: not self._growing)
+            self._readers += 1
+        try:
+            with self._env.begin() as txn:
+                yield _Transaction(self._env, txn, self._tables)
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        while True:
+            try:
+                with _medium_errors(), self._env.begin(write=True) as txn:
+                    return work(_Transaction(self._env, txn, self._tables))
+            except NeedsRoom:
+                self._grow()
+
+    def size(self) -> dict[Table, int]:
+        sizes = {}
+        with self._env.begin() as txn:
+            for table, handle in self._tables.items():
+                stat = txn.stat(handle)
+                pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+                sizes[table] = pages * stat["psize"]
+        return sizes
+
+    def close(self) -> None:
+        self._env.close()
+        os.close(self._lock)
+
+    def _grow(self) -> None:
+        """Double the map.  LMDB allows it only while no transaction is open in this process."""
+        with self._gate:
+            self._growing = True
+            self._gate.wait_for(lambda: self._readers == 0)
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            self._growing = False
+            self._gate.notify_all()
+
+
+class _Transaction:
+    """One LMDB transaction over all tables.  `txn` gives bytes, never buffers."""
+
+    def __init__(self, env: lmdb.Environment, txn: Any, tables: dict[Table, Any]) -> None:
+        self._env = env
+        self._txn = txn
+        self._tables = tables
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        record = self._txn.get(key, db=self._tables[table])
+        return None if record is None else unseal(table, key, record)
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._txn.put(key, seal(key, value), db=self._tables[table])
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        return bool(self._txn.delete(key, db=self._tables[table]))
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if not reverse:
+                if cursor.set_range(start) if start else cursor.first():
+                    for key, record in cursor.iternext():
+                        if stop is not None and key >= stop:
+                            return
+                        yield key, unseal(table, key, record)
+                return
+            at_stop = cursor.set_range(stop) if stop is not None else False
+            if cursor.prev() if at_stop else cursor.last():
+                for key, record in cursor.iterprev():
+                    if key < start:
+                        return
+                    yield key, unseal(table, key, record)
+
+    @contextmanager
+    def nested(self) -> Iterator[Transaction]:
+        with _medium_errors(), lmdb.Transaction(self._env, parent=self._txn, write=True) as child:
+            yield _Transaction(self._env, child, self._tables)
+
+
+@contextmanager
+def _medium_errors() -> Iterator[None]:
+    """LMDB's errors as ours."""
+    try:
+        yield
+    except lmdb.MapFullError as error:
+        raise NeedsRoom("the map is full") from error
+    except lmdb.Error as error:
+        raise StoreError(f"the store failed: {error}") from error
+
+
+def _lock(folder: Path) -> int:
+    """Hold the folder for this process.  The kernel lets go of it however the process ends."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(lock, 32).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise ConfigError(
+            f"the data folder {folder} is in use by another crdtmail process"
+            + (f" ({owner})" if owner else "")
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"pid {os.getpid()}\n".encode(), 0)
+    return lock

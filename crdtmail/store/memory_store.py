@@ -1,0 +1,156 @@
+"""A store in memory that can lose what was not synced, for simulations and tests.
+
+Same contract as the LMDB store.  Opened with `sync_on_commit=False` it keeps the durable tables apart
+from the live ones, so that a simulation decides when the disk has the data and what a crash takes away.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sortedcontainers import SortedDict
+
+from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, unseal
+
+_Tables = dict[Table, "SortedDict[bytes, bytes]"]
+_Overlay = dict[Table, dict[bytes, bytes | None]]
+
+
+class MemoryStore:
+    """Tables of one node in memory."""
+
+    def __init__(self, *, sync_on_commit: bool = True) -> None:
+        self._live: _Tables = {table: SortedDict() for table in Table}
+        self._durable: _Tables = self._live if sync_on_commit else {table: SortedDict() for table in Table}
+        self._unsynced: list[_Overlay] = []
+        self._sync_on_commit = sync_on_commit
+        self._shared = 0  # snapshots that look at the live tables
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        tables = dict(self._live)
+        self._shared += 1
+        try:
+            yield _View(tables, None)
+        finally:
+            self._shared -= 1
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        transaction = _View(self._live, None)
+        result = work(transaction)
+        changes = transaction.overlay
+        self._apply(self._live, changes, copy=self._shared > 0)
+        if not self._sync_on_commit:
+            self._unsynced.append(changes)
+        return result
+
+    def sync(self) -> None:
+        """Make durable all that was committed."""
+        for changes in self._unsynced:
+            self._apply(self._durable, changes, copy=False)
+        self._unsynced.clear()
+
+    def lose_unsynced(self, keep: int = 0) -> None:
+        """Crash: back to the durable state, of the unsynced commits only the first `keep` survive."""
+        for changes in self._unsynced[:keep]:
+            self._apply(self._durable, changes, copy=False)
+        self._unsynced.clear()
+        if not self._sync_on_commit:
+            self._live = {table: SortedDict(rows) for table, rows in self._durable.items()}
+
+    def size(self) -> dict[Table, int]:
+        return {t: sum(len(k) + len(v) for k, v in rows.items()) for t, rows in self._live.items()}
+
+    def damage(self, table: Table, key: bytes) -> None:
+        """Flip one bit of a record, as a failing disk would."""
+        record = self._live[table][key]
+        self._live[table][key] = record[:-1] + bytes([record[-1] ^ 1])
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    @staticmethod
+    def _apply(tables: _Tables, changes: _Overlay, *, copy: bool) -> None:
+        for table, rows in changes.items():
+            if copy:
+                tables[table] = SortedDict(tables[table])
+            target = tables[table]
+            for key, record in rows.items():
+                if record is None:
+                    target.pop(key, None)
+                else:
+                    target[key] = record
+
+
+class _View:
+    """A transaction or snapshot: what is below, and over it the changes made here."""
+
+    def __init__(self, base: _Tables, parent: _View | None) -> None:
+        self._base = base
+        self._parent = parent
+        self.overlay: _Overlay = {}
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        record = self._record(table, key)
+        return None if record is None else unseal(table, key, record)
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self.overlay.setdefault(table, {})[key] = seal(key, value)
+
+    def delete(self, table: Table, key: bytes) -> bool:
+        existed = self._record(table, key) is not None
+        if existed:
+            self.overlay.setdefault(table, {})[key] = None
+        return existed
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for key, record in self._records(table, start, stop, reverse):
+            if record is not None:
+                yield key, unseal(table, key, record)
+
+    @contextmanager
+    def nested(self) -> Iterator[Transaction]:
+        child = _View(self._base, self)
+        yield child
+        for table, rows in child.overlay.items():
+            self.overlay.setdefault(table, {}).update(rows)
+
+    def _record(self, table: Table, key: bytes) -> bytes | None:
+        view: _View | None = self
+        while view is not None:
+            rows = view.overlay.get(table)
+            if rows is not None and key in rows:
+                return rows[key]
+            view = view._parent
+        record: bytes | None = self._base[table].get(key)
+        return record
+
+    def _records(
+        self, table: Table, start: bytes, stop: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        rows = self._base[table]
+        keys = rows.irange(start, stop, (True, False), reverse=reverse)
+        below: Iterator[tuple[bytes, bytes | None]] = (
+            ((key, rows[key]) for key in keys)
+            if self._parent is None
+            else self._parent._records(table, start, stop, reverse)
+        )
+        mine = self.overlay.get(table)
+        if not mine:
+            yield from below
+            return
+        own = sorted((k for k in mine if k >= start and (stop is None or k < stop)), reverse=reverse)
+        yielded = None
+        for key, rank in heapq.merge(
+            ((key, 0) for key in own),
+            ((key, 1) for key, _ in below),
+            key=lambda pair: pair[0],
+            reverse=reverse,
+        ):
+            if key != yielded:
+                yielded = key
+                yield key, self._record(table, key)

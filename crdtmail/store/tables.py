@@ -1,0 +1,375 @@
+"""The tables as types: keys, records and what each of them means.  No rule of the CRDT lives here.
+
+| table | key -> value |
+|---|---|
+| `meta` | `replica`, `format`, `head` -> who we are; the store's format; last LSN, clock, digest |
+| `log` | LSN -> replica, seq, when it was applied here, delta bytes |
+| `log_index` | replica, seq -> LSN |
+| `mailboxes` | account, mailbox id -> `Mailbox` |
+| `burnt` | account, mailbox id -> the UIDs that a deleted mailbox had shown here |
+| `messages` | number, uid, message id -> modseq, instances |
+| `message_ids` | number, message id -> uid |
+| `changes` | number, modseq, uid, message id -> nothing; without a message id: that UID vanished |
+| `stale` | number, message id -> nothing: its UID may not be shown here |
+| `directories` | account -> LSN of the last update, digest, clock of its updates, Yjs document |
+| `peers` | replica -> name, last known clock, when |
+
+A mailbox's `number` is local: it keeps keys short, and keeps accounts apart whatever ids a peer sends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from struct import Struct
+from typing import Any, NamedTuple, NewType
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import clock_from_plain, dump, load, plain_clock
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.message import Instance, Message, MessageId
+from crdtmail.crdt.uid import Uid
+from crdtmail.store.interface import Snapshot, Table, Transaction, after_prefix
+
+Lsn = NewType("Lsn", int)
+"""Place of a delta in this replica's log: 1, 2, 3 ... in the order in which it was applied here."""
+
+Modseq = NewType("Modseq", int)
+"""The LSN of the last delta that changed something: local to this replica (RFC 7162)."""
+
+FORMAT = 1
+_U32 = Struct(">I")
+_U64 = Struct(">Q")
+_BOX_UID = Struct(">II")
+_BOX_MODSEQ_UID = Struct(">IQI")
+_DOT = Struct(">QQ")
+_LOG_HEAD = Struct(">QQQ")
+
+
+@dataclass(slots=True)
+class Head:
+    """Where this replica stands: its last LSN, everything it has applied, the digest of its whole state."""
+
+    lsn: Lsn = Lsn(0)
+    clock: Clock = field(default_factory=Clock)
+    digest: int = 0
+
+
+@dataclass(slots=True)
+class Mailbox:
+    """A living mailbox's record.
+
+    `alive` holds per replica the last create of, or addition to, the mailbox that no deletion has
+    covered.  `shown` is the highest UID that a reader was shown here; `stale` counts the messages whose
+    UID may not be shown; `digest` covers all that must be the same on every replica.
+    """
+
+    number: int
+    alive: Clock = field(default_factory=Clock)
+    total: int = 0
+    unread: int = 0
+    uid_next: int = 1
+    shown: int = 0
+    stale: int = 0
+    modseq: Modseq = Modseq(0)
+    digest: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRecord:
+    """An account's document, the clock of the deltas that changed it, and the last of them here."""
+
+    modseq: Modseq = Modseq(0)
+    digest: int = 0
+    clock: Clock = field(default_factory=Clock)
+    state: bytes = b""
+
+
+class StoredMessage(NamedTuple):
+    """A message as one mailbox holds it; `body` is `encode_instances(message)`, as it was read."""
+
+    modseq: Modseq
+    message: Message
+    body: bytes
+
+
+class Change(NamedTuple):
+    """One entry of a mailbox's changes: a message that changed, or (no id) a UID that vanished."""
+
+    modseq: Modseq
+    uid: Uid
+    id: MessageId | None
+
+
+class LogEntry(NamedTuple):
+    """One delta as it came; `applied_at_ms` is this node's clock."""
+
+    lsn: Lsn
+    dot: Dot
+    applied_at_ms: int
+    delta: bytes
+
+
+class PeerRecord(NamedTuple):
+    """What was last known of another replica; `seen_at_ms` is this node's clock."""
+
+    name: str
+    clock: Clock
+    seen_at_ms: int
+
+
+class Tables:
+    """Typed reading from a snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._rows = snapshot
+
+    # This node ----------------------------------------------------------------------------------------
+
+    def format(self) -> int | None:
+        record = self._rows.get(Table.META, b"format")
+        return None if record is None else _U32.unpack(record)[0]
+
+    def replica(self) -> ReplicaId | None:
+        record = self._rows.get(Table.META, b"replica")
+        return None if record is None else ReplicaId(_U64.unpack(record)[0])
+
+    def head(self) -> Head:
+        record = self._rows.get(Table.META, b"head")
+        if record is None:
+            return Head()
+        lsn, digest, clock = load(record)
+        return Head(Lsn(lsn), clock_from_plain(clock), digest)
+
+    def peers(self) -> dict[ReplicaId, PeerRecord]:
+        found = {}
+        for key, record in self._rows.scan(Table.PEERS, b""):
+            name, clock, seen_at_ms = load(record)
+            found[ReplicaId(_U64.unpack(key)[0])] = PeerRecord(name, clock_from_plain(clock), seen_at_ms)
+        return found
+
+    # The log ------------------------------------------------------------------------------------------
+
+    def log_from(self, lsn: Lsn) -> Iterator[LogEntry]:
+        for key, record in self._rows.scan(Table.LOG, _U64.pack(lsn)):
+            yield _log_entry(Lsn(_U64.unpack(key)[0]), record)
+
+    def lsn_of(self, dot: Dot) -> Lsn | None:
+        record = self._rows.get(Table.LOG_INDEX, _DOT.pack(*dot))
+        return None if record is None else Lsn(_U64.unpack(record)[0])
+
+    def log_entry(self, lsn: Lsn) -> LogEntry | None:
+        record = self._rows.get(Table.LOG, _U64.pack(lsn))
+        return None if record is None else _log_entry(lsn, record)
+
+    # Mailboxes ----------------------------------------------------------------------------------------
+
+    def mailbox(self, account: Account, mailbox: MailboxId) -> Mailbox | None:
+        record = self._rows.get(Table.MAILBOXES, _mailbox_key(account, mailbox))
+        return None if record is None else _mailbox(record)
+
+    def mailboxes(self, account: Account) -> Iterator[tuple[MailboxId, Mailbox]]:
+        """The living mailboxes of an account."""
+        prefix = _mailbox_key(account, MailboxId(b""))
+        for key, record in self._rows.scan(Table.MAILBOXES, prefix, after_prefix(prefix)):
+            yield MailboxId(key[len(prefix) :]), _mailbox(record)
+
+    def accounts(self, after: Account = "") -> Iterator[Account]:
+        """The accounts that have a directory, in order, after the one named."""
+        for key, _ in self._rows.scan(Table.DIRECTORIES, after.encode() + b"\0" if after else b""):
+            yield key.decode()
+
+    def burnt(self, account: Account, mailbox: MailboxId) -> int:
+        """The highest UID that a deleted mailbox of this id had shown here."""
+        record = self._rows.get(Table.BURNT, _mailbox_key(account, mailbox))
+        return 0 if record is None else int(_U32.unpack(record)[0])
+
+    def directory(self, account: Account) -> DirectoryRecord:
+        record = self._rows.get(Table.DIRECTORIES, account.encode())
+        if record is None:
+            return DirectoryRecord()
+        modseq, digest, clock, state = load(record)
+        return DirectoryRecord(Modseq(modseq), digest, clock_from_plain(clock), state)
+
+    # Messages -----------------------------------------------------------------------------------------
+
+    def uid(self, number: int, id: MessageId) -> Uid | None:
+        record = self._rows.get(Table.MESSAGE_IDS, _U32.pack(number) + id.encode())
+        return None if record is None else Uid(_U32.unpack(record)[0])
+
+    def message(self, number: int, uid: Uid, id: MessageId) -> StoredMessage | None:
+        record = self._rows.get(Table.MESSAGES, _BOX_UID.pack(number, uid) + id.encode())
+        return None if record is None else decode_message(record)
+
+    def messages(
+        self, number: int, first: int = 0, last: int = 2**32 - 1
+    ) -> Iterator[tuple[Uid, MessageId, StoredMessage]]:
+        """Messages with `first <= uid <= last`, by UID."""
+        stop = _BOX_UID.pack(number, last + 1) if last < 2**32 - 1 else _U32.pack(number + 1)
+        for key, record in self._rows.scan(Table.MESSAGES, _BOX_UID.pack(number, first), stop):
+            yield Uid(_U32.unpack_from(key, 4)[0]), MessageId(key[8:].decode()), decode_message(record)
+
+    def has_uid(self, number: int, uid: Uid) -> bool:
+        prefix = _BOX_UID.pack(number, uid)
+        return next(self._rows.scan(Table.MESSAGES, prefix, after_prefix(prefix)), None) is not None
+
+    def is_stale(self, number: int, id: MessageId) -> bool:
+        return self._rows.get(Table.STALE, _U32.pack(number) + id.encode()) is not None
+
+    def stale(self, number: int) -> Iterator[MessageId]:
+        for key, _ in self._rows.scan(Table.STALE, _U32.pack(number), _U32.pack(number + 1)):
+            yield MessageId(key[4:].decode())
+
+    def changes(self, number: int, modseq: int, uid: int) -> Iterator[Change]:
+        """The changes after the one at (`modseq`, `uid`), in order."""
+        start = _BOX_MODSEQ_UID.pack(number, modseq, uid) + b"\xff" * 4  # no UTF-8 text starts so
+        for key, _ in self._rows.scan(Table.CHANGES, start, _U32.pack(number + 1)):
+            _, at, changed = _BOX_MODSEQ_UID.unpack_from(key)
+            id = key[_BOX_MODSEQ_UID.size :]
+            yield Change(Modseq(at), Uid(changed), MessageId(id.decode()) if id else None)
+
+
+class WritableTables(Tables):
+    """Typed writing, too."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(transaction)
+        self._txn = transaction
+
+    def put_identity(self, replica: ReplicaId) -> None:
+        self._txn.put(Table.META, b"replica", _U64.pack(replica))
+        self._txn.put(Table.META, b"format", _U32.pack(FORMAT))
+
+    def put_head(self, head: Head) -> None:
+        self._txn.put(Table.META, b"head", dump([head.lsn, head.digest, plain_clock(head.clock)]))
+
+    def put_peer(self, replica: ReplicaId, peer: PeerRecord) -> None:
+        record = dump([peer.name, plain_clock(peer.clock), peer.seen_at_ms])
+        self._txn.put(Table.PEERS, _U64.pack(replica), record)
+
+    def append_to_log(self, entry: LogEntry) -> None:
+        record = _LOG_HEAD.pack(*entry.dot, entry.applied_at_ms) + entry.delta
+        self._txn.put(Table.LOG, _U64.pack(entry.lsn), record)
+        self._txn.put(Table.LOG_INDEX, _DOT.pack(*entry.dot), _U64.pack(entry.lsn))
+
+    def next_mailbox_number(self) -> int:
+        """A number that no mailbox has had: rows that a deleted one left unseen can never be taken for ours."""
+        record = self._rows.get(Table.META, b"numbers")
+        number = 1 if record is None else int(_U32.unpack(record)[0]) + 1
+        self._txn.put(Table.META, b"numbers", _U32.pack(number))
+        return number
+
+    def put_mailbox(self, account: Account, mailbox: MailboxId, record: Mailbox) -> None:
+        fields = [
+            record.number,
+            plain_clock(record.alive),
+            record.total,
+            record.unread,
+            record.uid_next,
+            record.shown,
+            record.stale,
+            record.modseq,
+            record.digest,
+        ]
+        self._txn.put(Table.MAILBOXES, _mailbox_key(account, mailbox), dump(fields))
+
+    def delete_mailbox(self, account: Account, mailbox: MailboxId, record: Mailbox) -> None:
+        """Forget a mailbox without messages, but for the UIDs that were shown."""
+        self._txn.delete(Table.MAILBOXES, _mailbox_key(account, mailbox))
+        if record.shown:
+            self._txn.put(Table.BURNT, _mailbox_key(account, mailbox), _U32.pack(record.shown))
+        prefix = _U32.pack(record.number)
+        for key, _ in list(self._rows.scan(Table.CHANGES, prefix, after_prefix(prefix))):
+            self._txn.delete(Table.CHANGES, key)
+
+    def put_directory(self, account: Account, record: DirectoryRecord) -> None:
+        fields = [record.modseq, record.digest, plain_clock(record.clock), record.state]
+        self._txn.put(Table.DIRECTORIES, account.encode(), dump(fields))
+
+    def put_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq, body: bytes) -> None:
+        """Write the record; `body` is `encode_instances` of the message."""
+        key = id.encode()
+        self._txn.put(Table.MESSAGES, _BOX_UID.pack(number, uid) + key, _U64.pack(modseq) + body)
+        self._txn.put(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + key, b"")
+
+    def delete_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
+        key = id.encode()
+        self._txn.delete(Table.MESSAGES, _BOX_UID.pack(number, uid) + key)
+        self._txn.delete(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + key)
+
+    def forget_change(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
+        self._txn.delete(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + id.encode())
+
+    def put_uid(self, number: int, id: MessageId, uid: Uid | None) -> None:
+        key = _U32.pack(number) + id.encode()
+        if uid is None:
+            self._txn.delete(Table.MESSAGE_IDS, key)
+        else:
+            self._txn.put(Table.MESSAGE_IDS, key, _U32.pack(uid))
+
+    def put_vanished(self, number: int, uid: Uid, modseq: Modseq) -> None:
+        self._txn.put(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid), b"")
+
+    def put_stale(self, number: int, id: MessageId) -> None:
+        self._txn.put(Table.STALE, _U32.pack(number) + id.encode(), b"")
+
+    def delete_stale(self, number: int, id: MessageId) -> bool:
+        return self._txn.delete(Table.STALE, _U32.pack(number) + id.encode())
+
+
+def encode_instances(message: Message) -> bytes:
+    """The replicated part of a message's record; equal messages have equal bytes."""
+    return dump(
+        [
+            [
+                dot.replica,
+                dot.seq,
+                uid,
+                size,
+                received_at,
+                {keyword: [part for kw_dot in dots for part in kw_dot] for keyword, dots in keywords.items()},
+            ]
+            for dot, uid, size, received_at, keywords in message.instances
+        ]
+    )
+
+
+def decode_message(record: bytes) -> StoredMessage:
+    instances = []
+    body = record[8:]
+    for replica, seq, uid, size, received_at, keywords in load(body):
+        dots = {
+            keyword: tuple(Dot(flat[i], flat[i + 1]) for i in range(0, len(flat), 2))
+            for keyword, flat in keywords.items()
+        }
+        instances.append(Instance(Dot(replica, seq), uid, size, received_at, dots))
+    return StoredMessage(Modseq(_U64.unpack_from(record)[0]), Message(tuple(instances)), body)
+
+
+def mailbox_salt(account: Account, mailbox: MailboxId) -> bytes:
+    """What tells the digests of equal messages in different mailboxes apart."""
+    return hashlib.blake2b(_mailbox_key(account, mailbox), digest_size=16).digest()
+
+
+def element_digest(salt: bytes, name: bytes, content: bytes) -> int:
+    """64 bits that stand for one element; a digest is the exclusive or of those of its elements."""
+    hashed = hashlib.blake2b(name + b"\0" + content, digest_size=8, salt=salt)
+    return int.from_bytes(hashed.digest(), "big")
+
+
+def _log_entry(lsn: Lsn, record: bytes) -> LogEntry:
+    replica, seq, applied_at_ms = _LOG_HEAD.unpack_from(record)
+    return LogEntry(lsn, Dot(replica, seq), applied_at_ms, record[_LOG_HEAD.size :])
+
+
+def _mailbox_key(account: Account, mailbox: MailboxId) -> bytes:
+    return account.encode() + b"\0" + mailbox
+
+
+def _mailbox(record: bytes) -> Mailbox:
+    fields: list[Any] = load(record)
+    number, alive, total, unread, uid_next, shown, stale, modseq, digest = fields
+    return Mailbox(
+        number, clock_from_plain(alive), total, unread, uid_next, shown, stale, Modseq(modseq), digest
+    )
