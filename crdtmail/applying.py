@@ -7,6 +7,7 @@ deltas, in whatever causal order, hold the same replicated state.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from crdtmail.crdt.clock import Clock, ReplicaId
@@ -29,7 +30,7 @@ from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Message, MessageId, expand
 from crdtmail.crdt.uid import Uid
 from crdtmail.store.tables import (
-    DirectoryRecord,
+    AccountRecord,
     Head,
     LogEntry,
     Lsn,
@@ -141,15 +142,14 @@ class _Application:
 
     def _update_directory(self, operation: DirectoryUpdate) -> None:
         account = self._delta.account
-        before = self._tables.directory(account)
-        directory = Directory(before.state, self._replica)
+        directory = Directory(self._tables.directory(account), self._replica)
         directory.merge(operation.update)
+        before = self._tables.account(account)
         digest = element_digest(b"", account.encode(), dump(directory.content()))
-        after = DirectoryRecord(
-            Modseq(self._head.lsn), digest, before.clock.with_dot(self._delta.dot), directory.state()
-        )
-        self._tables.put_directory(account, after)
-        self._head.digest ^= before.digest ^ after.digest
+        clock = before.clock.with_dot(self._delta.dot)
+        self._tables.put_account(account, AccountRecord(Modseq(self._head.lsn), digest, clock))
+        self._tables.put_directory(account, directory.state())
+        self._head.digest ^= before.digest ^ digest
 
     def _living(self, mailbox: MailboxId) -> _Editor:
         """The mailbox as it is; where there is none, whatever is done in it comes to nothing."""
@@ -186,6 +186,9 @@ class _Editor:
         record = self._record
         record.digest ^= self._alive_digest(self._old_alive) ^ self._alive_digest(record.alive)
         self._head.digest ^= self._old_digest ^ record.digest
+        if self._existing is None or not record.alive:
+            account = self._tables.account(self._account)
+            self._tables.put_account(self._account, replace(account, modseq=self._modseq))
         if record.alive:
             self._tables.put_mailbox(self._account, self._mailbox, record)
         else:

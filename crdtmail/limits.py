@@ -108,3 +108,10 @@ MAX_READERS: Final = 512
 
 MAX_PEER_NAME: Final = 255
 """A node's label is a host name (RFC 1035: at most 253 octets)."""
+
+GOSSIP_TIMEOUT_S: Final = 10.0
+"""A peer that is silent for this long in the middle of a request is taken to be out of reach.  Much longer
+than a commit with a large batch takes, short enough that a cut which swallows packets is soon noticed."""
+
+SHUTDOWN_S: Final = 5.0
+"""How long a stopping node lets requests that it has taken come to their end.  Long polls are cut."""

@@ -18,13 +18,13 @@ from weakref import WeakValueDictionary
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Account, Delta, MailboxId
-from crdtmail.errors import NotFound, NotYet, PeerError, WritesLost
+from crdtmail.errors import NotFound, NotYet, PeerError, StoreError, WritesLost
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Peers
 from crdtmail.gossip.session import Timing
 from crdtmail.limits import BATCH_BYTES
 from crdtmail.replica import Outcome, Replica
-from crdtmail.store.interface import Store, Transaction
+from crdtmail.store.interface import Store, Table, Transaction
 from crdtmail.store.tables import Head, LogEntry, Mailbox, PeerRecord, Tables
 from crdtmail.store.writer import Snapshotted, Writer
 from crdtmail.views import deltas_after, is_fit_to_show
@@ -46,10 +46,13 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """What became of a push: our clock where there was a gap, the reason where a delta was refused."""
+    """What became of deltas from a peer: their dots, as far as they could be read, our clock after them,
+    whether they stopped at a gap, and the reason where one was refused."""
 
-    gap: Clock | None
-    refusal: str | None
+    dots: tuple[Dot, ...]
+    clock: Clock
+    gap: bool = False
+    refusal: str | None = None
 
 
 class Node:
@@ -89,6 +92,11 @@ class Node:
     def now(self) -> float:
         """Seconds on a clock that nobody sets."""
         return self._loop.time()
+
+    @property
+    def failure(self) -> StoreError | None:
+        """Why nothing can be written any more, if that is so."""
+        return self._writer.failure
 
     def close(self) -> None:
         """Commit what waits, then let go of the store."""
@@ -138,6 +146,10 @@ class Node:
     def _query(self, query: Callable[[Tables], T]) -> T:
         with self._store.snapshot() as snapshot:
             return query(Tables(snapshot))
+
+    def table_sizes(self) -> dict[Table, int]:
+        """Bytes that each table takes."""
+        return self._store.size()
 
     # Writing --------------------------------------------------------------------------------------------
 
@@ -204,6 +216,7 @@ class Node:
             deltas, refusal = await self._loop.run_in_executor(self._readers, _decode, encoded)
         else:
             deltas, refusal = _decode(encoded)
+        dots = tuple(delta.dot for delta in deltas)
 
         def apply(txn: Transaction) -> Reception:
             for delta, data in zip(deltas, encoded, strict=False):
@@ -211,10 +224,10 @@ class Node:
                     with txn.nested() as inner:
                         outcome = self.replica.receive(inner, delta, data)
                 except PeerError as error:
-                    return Reception(None, str(error))
+                    return Reception(dots, Tables(txn).head().clock, refusal=str(error))
                 if outcome is Outcome.GAP:
-                    return Reception(Tables(txn).head().clock, None)
-            return Reception(None, refusal)
+                    return Reception(dots, Tables(txn).head().clock, gap=True)
+            return Reception(dots, Tables(txn).head().clock, refusal=refusal)
 
         reception = await asyncio.wrap_future(self._writer.submit(apply))
         if reception.refusal is not None:

@@ -43,7 +43,6 @@ from crdtmail.limits import (
 from crdtmail.store.interface import Store, Transaction
 from crdtmail.store.tables import (
     FORMAT,
-    DirectoryRecord,
     Head,
     Mailbox,
     PeerRecord,
@@ -170,13 +169,12 @@ class Replica:
             raise AlreadyExists(f"a mailbox named {name!r} exists already (id {taken.hex()})")
         if len(living) >= MAX_MAILBOXES_PER_ACCOUNT:
             raise TooLarge(f"an account has at most {MAX_MAILBOXES_PER_ACCOUNT} mailboxes")
-        record = tables.directory(account)
-        directory = Directory(record.state, self.id)
+        directory = Directory(tables.directory(account), self.id)
         mailbox = directory.new_id(account, name)
         updates = [directory.create(mailbox, name)]
         if role is not None or is_subscribed is not None:
             updates.append(directory.describe(mailbox, role=role, is_subscribed=is_subscribed))
-        self._commit(tables, account, Create(mailbox), *self._directory_updates(record, updates))
+        self._commit(tables, account, Create(mailbox), *self._directory_updates(tables, account, updates))
         return mailbox
 
     def rename_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId, name: str) -> None:
@@ -198,11 +196,10 @@ class Replica:
         for new in renamed.values():
             if new in names:
                 raise AlreadyExists(f"a mailbox named {new!r} exists already")
-        record = tables.directory(account)
-        update = Directory(record.state, self.id).rename(
+        update = Directory(tables.directory(account), self.id).rename(
             [(id, living[id].base_name, new) for id, new in renamed.items()]
         )
-        self._commit(tables, account, *self._directory_updates(record, [update]))
+        self._commit(tables, account, *self._directory_updates(tables, account, [update]))
 
     def describe_mailbox(
         self,
@@ -222,11 +219,10 @@ class Replica:
         kept = {name for name in entry.annotations if (annotations or {}).get(name, "") is not None}
         if len(kept | {name for name, value in (annotations or {}).items() if value}) > MAX_ANNOTATIONS:
             raise TooLarge(f"a mailbox has at most {MAX_ANNOTATIONS} annotations")
-        record = tables.directory(account)
-        update = Directory(record.state, self.id).describe(
+        update = Directory(tables.directory(account), self.id).describe(
             mailbox, role=role, is_subscribed=is_subscribed, annotations=annotations
         )
-        self._commit(tables, account, *self._directory_updates(record, [update]))
+        self._commit(tables, account, *self._directory_updates(tables, account, [update]))
 
     def delete_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
         """Delete a mailbox with all that is in it here.  Raises NotFound, and Forbidden for INBOX."""
@@ -235,27 +231,24 @@ class Replica:
         entry = living_mailboxes(tables, account)[mailbox]
         if entry.base_name == INBOX:
             raise Forbidden("INBOX cannot be deleted")
-        record = tables.directory(account)
-        update = Directory(record.state, self.id).vacate(mailbox, entry.base_name)
+        update = Directory(tables.directory(account), self.id).vacate(mailbox, entry.base_name)
         deletion = DeleteMailbox(mailbox, box.alive)
-        self._commit(tables, account, deletion, *self._directory_updates(record, [update]))
+        self._commit(tables, account, deletion, *self._directory_updates(tables, account, [update]))
 
     # Messages -----------------------------------------------------------------------------------------
 
     def add(
         self, txn: Transaction, account: Account, mailbox: MailboxId, messages: Sequence[IncomingMessage]
-    ) -> list[Uid]:
-        """Add messages; the UIDs that they have here, in the same order.
+    ) -> None:
+        """Add messages.
 
-        A message that is there already keeps its UID and gets another instance, so an expunge elsewhere
-        that has not seen this addition does not take it away.
+        One that is there already keeps its UID and gets another instance, so an expunge elsewhere that
+        has not seen this addition does not take it away.
         """
         _check_count(len(messages))
         tables = WritableTables(txn)
         box = self._mailbox(tables, account, mailbox)
-        new = self._numbered(tables, box, messages)
-        self._commit(tables, account, Add(mailbox, new))
-        return [message.uid for message in new]
+        self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages)))
 
     def change_keywords(
         self, txn: Transaction, account: Account, mailbox: MailboxId, changes: Sequence[KeywordChange]
@@ -299,8 +292,8 @@ class Replica:
         source: MailboxId,
         target: MailboxId,
         selection: Selection,
-    ) -> list[tuple[MessageId, Uid]]:
-        """Move messages with their keywords; what moved, with the UIDs in the target.
+    ) -> list[MessageId]:
+        """Move messages with their keywords; those that moved.
 
         Raises NotFound, and Forbidden if source and target are one.
         """
@@ -308,7 +301,7 @@ class Replica:
         selected, new = self._between(tables, account, source, target, selection)
         if new:
             self._commit(tables, account, Move(source, target, new, _context(selected)))
-        return [(message.id, message.uid) for message in new]
+        return [message.id for message in new]
 
     def copy(
         self,
@@ -317,13 +310,13 @@ class Replica:
         source: MailboxId,
         target: MailboxId,
         selection: Selection,
-    ) -> list[tuple[MessageId, Uid]]:
+    ) -> list[MessageId]:
         """Copy messages with their keywords; as `move`, but they stay in the source too."""
         tables = WritableTables(txn)
         _, new = self._between(tables, account, source, target, selection)
         if new:
             self._commit(tables, account, Add(target, new))
-        return [(message.id, message.uid) for message in new]
+        return [message.id for message in new]
 
     def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
         """Make the mailbox fit to be shown: stale messages get new UIDs, and the shown mark is raised.
@@ -345,6 +338,15 @@ class Replica:
         if box.shown < box.uid_next - 1:
             box.shown = box.uid_next - 1
             tables.put_mailbox(account, mailbox, box)
+
+    def show_uids(
+        self, txn: Transaction, account: Account, mailbox: MailboxId, ids: Iterable[MessageId]
+    ) -> dict[MessageId, Uid]:
+        """The UIDs of some messages, made fit to be shown (RFC 4315's APPENDUID and COPYUID)."""
+        self.show(txn, account, mailbox)
+        tables = Tables(txn)
+        box = self._mailbox(tables, account, mailbox)
+        return {id: uid for id in ids if (uid := tables.uid(box.number, id)) is not None}
 
     # ----------------------------------------------------------------------------------------------------
 
@@ -453,8 +455,9 @@ class Replica:
         return stored
 
     @staticmethod
-    def _directory_updates(record: DirectoryRecord, updates: list[bytes]) -> list[DirectoryUpdate]:
-        return [DirectoryUpdate(update, record.clock) for update in updates]
+    def _directory_updates(tables: Tables, account: Account, updates: list[bytes]) -> list[DirectoryUpdate]:
+        clock = tables.account(account).clock
+        return [DirectoryUpdate(update, clock) for update in updates]
 
 
 def _keyword_operation(

@@ -57,7 +57,7 @@ class ChangesPage(NamedTuple):
 def living_mailboxes(tables: Tables, account: Account) -> dict[MailboxId, LivingMailbox]:
     """The account's mailboxes by id."""
     records = dict(tables.mailboxes(account))
-    entries = _entries(tables.directory(account).state) if records else {}
+    entries = _entries(tables.directory(account)) if records else {}
     known = {mailbox: entries.get(mailbox) or Entry(lost_name(mailbox)) for mailbox in records}
     names = shown_names({mailbox: entry.name for mailbox, entry in known.items()})
     return {
@@ -172,5 +172,5 @@ def first_missing(tables: Tables, ours: Clock, theirs: Clock, own: ReplicaId | N
 
 def digests(tables: Tables, account: Account) -> tuple[int, dict[MailboxId, int]]:
     """The digest of an account's directory, and of each of its mailboxes."""
-    directory = tables.directory(account).digest
+    directory = tables.account(account).digest
     return directory, {mailbox: record.digest for mailbox, record in tables.mailboxes(account)}

@@ -30,6 +30,7 @@ class Table(Enum):
     MESSAGE_IDS = b"message_ids"
     CHANGES = b"changes"
     STALE = b"stale"
+    ACCOUNTS = b"accounts"
     DIRECTORIES = b"directories"
     PEERS = b"peers"
 

@@ -11,7 +11,8 @@
 | `message_ids` | number, message id -> uid |
 | `changes` | number, modseq, uid, message id -> nothing; without a message id: that UID vanished |
 | `stale` | number, message id -> nothing: its UID may not be shown here |
-| `directories` | account -> LSN of the last update, digest, clock of its updates, Yjs document |
+| `accounts` | account -> `AccountRecord` |
+| `directories` | account -> Yjs document |
 | `peers` | replica -> name, last known clock, when |
 
 A mailbox's `number` is local: it keeps keys short, and keeps accounts apart whatever ids a peer sends.
@@ -77,13 +78,16 @@ class Mailbox:
 
 
 @dataclass(frozen=True, slots=True)
-class DirectoryRecord:
-    """An account's document, the clock of the deltas that changed it, and the last of them here."""
+class AccountRecord:
+    """What there is to say of an account's directory without reading it.
+
+    `modseq` is that of the last change to the list of its mailboxes, `clock` covers the updates that
+    the document holds, `digest` covers its content.
+    """
 
     modseq: Modseq = Modseq(0)
     digest: int = 0
     clock: Clock = field(default_factory=Clock)
-    state: bytes = b""
 
 
 class StoredMessage(NamedTuple):
@@ -176,8 +180,8 @@ class Tables:
             yield MailboxId(key[len(prefix) :]), _mailbox(record)
 
     def accounts(self, after: Account = "") -> Iterator[Account]:
-        """The accounts that have a directory, in order, after the one named."""
-        for key, _ in self._rows.scan(Table.DIRECTORIES, after.encode() + b"\0" if after else b""):
+        """The accounts that have or had mailboxes, in order, after the one named."""
+        for key, _ in self._rows.scan(Table.ACCOUNTS, after.encode() + b"\0" if after else b""):
             yield key.decode()
 
     def burnt(self, account: Account, mailbox: MailboxId) -> int:
@@ -185,12 +189,15 @@ class Tables:
         record = self._rows.get(Table.BURNT, _mailbox_key(account, mailbox))
         return 0 if record is None else int(_U32.unpack(record)[0])
 
-    def directory(self, account: Account) -> DirectoryRecord:
-        record = self._rows.get(Table.DIRECTORIES, account.encode())
+    def account(self, account: Account) -> AccountRecord:
+        record = self._rows.get(Table.ACCOUNTS, account.encode())
         if record is None:
-            return DirectoryRecord()
-        modseq, digest, clock, state = load(record)
-        return DirectoryRecord(Modseq(modseq), digest, clock_from_plain(clock), state)
+            return AccountRecord()
+        modseq, digest, clock = load(record)
+        return AccountRecord(Modseq(modseq), digest, clock_from_plain(clock))
+
+    def directory(self, account: Account) -> bytes:
+        return self._rows.get(Table.DIRECTORIES, account.encode()) or b""
 
     # Messages -----------------------------------------------------------------------------------------
 
@@ -283,9 +290,12 @@ class WritableTables(Tables):
         for key, _ in list(self._rows.scan(Table.CHANGES, prefix, after_prefix(prefix))):
             self._txn.delete(Table.CHANGES, key)
 
-    def put_directory(self, account: Account, record: DirectoryRecord) -> None:
-        fields = [record.modseq, record.digest, plain_clock(record.clock), record.state]
-        self._txn.put(Table.DIRECTORIES, account.encode(), dump(fields))
+    def put_account(self, account: Account, record: AccountRecord) -> None:
+        fields = [record.modseq, record.digest, plain_clock(record.clock)]
+        self._txn.put(Table.ACCOUNTS, account.encode(), dump(fields))
+
+    def put_directory(self, account: Account, state: bytes) -> None:
+        self._txn.put(Table.DIRECTORIES, account.encode(), state)
 
     def put_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq, body: bytes) -> None:
         """Write the record; `body` is `encode_instances` of the message."""

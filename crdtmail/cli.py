@@ -1,0 +1,349 @@
+"""The command line.  Says what is wrong in one sentence, never with a traceback.
+
+Exit codes: 0 done; 1 refused, or `verify` found a difference; 2 a command line or configuration that
+cannot be followed; 3 a node that does not answer; 4 a store that failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import crdtmail
+from crdtmail import config, screen
+from crdtmail.client import Client, Unreachable
+from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
+from crdtmail.limits import MAX_WAIT_S
+
+_DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
+_EXIT = {Unreachable: 3, StoreError: 4, ConfigError: 2, SourceError: 2}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except CrdtmailError as error:
+        screen.err.print(f"crdtmail: {error}", markup=False)
+        return next((code for kind, code in _EXIT.items() if isinstance(error, kind)), 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has left
+        return 0
+
+
+# Commands -----------------------------------------------------------------------------------------------
+
+
+def _node(options: argparse.Namespace) -> int:
+    from crdtmail import daemon  # a client command needs none of it, and starts faster without
+
+    flags = {
+        "name": options.name,
+        "data": options.data,
+        "listen": options.listen,
+        "peers": options.peer,
+        "allow_unauthenticated": options.allow_unauthenticated,
+    }
+    settings = config.load(options.config, flags)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+    def ready(node: object, port: int) -> None:
+        screen.out.print(
+            f"crdtmail node {settings.name}: listening on http://{settings.host}:{port}, "
+            f"data in {settings.data}, {len(settings.peers)} peer(s)",
+            markup=False,
+        )
+
+    asyncio.run(daemon.run(settings, ready))
+    return 0
+
+
+def _mailbox_list(options: argparse.Namespace) -> int:
+    table = screen.table("mailbox", ">messages", ">unread", "role", "subscribed", "id")
+    for box in _client(options).mailboxes(options.account):
+        table.add_row(
+            box["name"],
+            str(box["totalEmails"]),
+            str(box["unreadEmails"]),
+            box["role"] or "",
+            "yes" if box["isSubscribed"] else "no",
+            box["id"],
+        )
+    screen.out.print(table)
+    return 0
+
+
+def _mailbox_show(options: argparse.Namespace) -> int:
+    document = _client(options).mailbox(options.account, options.mailbox)
+    screen.out.print(
+        f"{document['name']}: {document['totalEmails']} messages, {document['unreadEmails']} unread, "
+        f"UIDVALIDITY {document['uidValidity']}, UIDNEXT {document['uidNext']}",
+        markup=False,
+    )
+    screen.out.print(screen.messages(document))
+    return 0
+
+
+def _mailbox_watch(options: argparse.Namespace) -> int:
+    client = _client(options)
+    state = client.at(options.account, options.mailbox, "GET", query={"limit": "0"})["state"]
+    screen.out.print(f"watching {options.mailbox}; Ctrl-C ends", markup=False)
+    while True:
+        query = {"since": state, "wait": str(MAX_WAIT_S)}
+        answer = client.at(options.account, options.mailbox, "GET", "/changes", query=query)
+        state = answer["state"]
+        for uid in answer["vanished"]:
+            screen.out.print(f"* VANISHED {uid}", markup=False)
+        for message in answer["changed"]:
+            shown = screen.flags(message["keywords"])
+            screen.out.print(f"* UID {message['uid']} FLAGS ({shown}) {message['id']}", markup=False)
+
+
+def _flag(options: argparse.Namespace) -> int:
+    patch: dict[str, bool | None] = {}
+    for change in options.changes:
+        if len(change) < 2 or change[0] not in "+-":
+            raise ConfigError(f"{change!r}: a change is + or - and a flag, like '+\\Seen' or '-Work'")
+        name = screen.keyword(change[1:])
+        if name in patch and patch[name] != (True if change[0] == "+" else None):
+            raise ConfigError(f"{name} is both set and removed")
+        patch[name] = True if change[0] == "+" else None
+    if not patch:
+        raise ConfigError("no change is named; a change looks like '+\\Seen' or '-Work'")
+    body = {**_selection(options), "patch": {f"keywords/{_pointer(k)}": to for k, to in patch.items()}}
+    answer = _client(options).at(options.account, options.mailbox, "PATCH", "/messages", body)
+    screen.out.print(f"{len(answer['updated'])} message(s) changed")
+    return 0
+
+
+def _expunge(options: argparse.Namespace) -> int:
+    body = {"deleted": True} if options.messages is None else _selection(options)
+    answer = _client(options).at(options.account, options.mailbox, "POST", "/expunge", body)
+    screen.out.print(f"{len(answer['expunged'])} message(s) expunged")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from crdtmail.importing import import_mail
+
+    table = screen.table("mailbox", ">added", ">already there")
+    for folder in import_mail(_client(options), options.account, options.path):
+        table.add_row(folder.folder, str(folder.added), str(folder.present))
+    screen.out.print(table)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = _client(options).status()
+    screen.out.print(
+        f"{status['name']} (replica {status['replica']}), crdtmail {status['version']}\n"
+        f"digest {status['digest']}, log {status['log']['deltas']} deltas, {status['log']['bytes']:,} bytes\n"
+        "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
+        markup=False,
+    )
+    for alarm in status["alarms"]:
+        screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
+    table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard", "error")
+    for peer in status["peers"]:
+        lag = peer["lag"]
+        table.add_row(
+            peer["address"],
+            peer["name"] or "?",
+            _peer_state(peer),
+            "?" if lag is None else f"{lag['deltas']} deltas",
+            "?" if lag is None else f"{lag['seconds']:.1f} s",
+            "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
+            peer["error"] or "",
+        )
+    screen.out.print(table if status["peers"] else "no peers are configured")
+    return 1 if status["alarms"] else 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from crdtmail.verify import verify
+
+    addresses = [config.split_address(address) for address in options.address]
+    if not addresses:
+        status = _client(options).status()
+        addresses = [_address(options), *(peer["address"] for peer in status["peers"])]
+    verdict = verify(addresses, timeout_s=options.timeout)
+    table = screen.table("node", "name", "digest", ">deltas applied")
+    for node in verdict.nodes:
+        table.add_row(node["address"], node["name"], node["digest"], str(sum(node["clock"].values())))
+    screen.out.print(table)
+    for reason in verdict.unreachable.values():
+        screen.out.print(f"UNREACHABLE: {reason}", markup=False)
+    for difference in verdict.differences:
+        values = ", ".join(
+            f"{node['name']} {digest or 'does not have it'}"
+            for node, digest in zip(verdict.nodes, difference.digests, strict=True)
+        )
+        screen.out.print(f"DIFFERS: {difference.account} / {difference.what}: {values}", markup=False)
+    if verdict.damaged:
+        screen.out.print("DAMAGED: nodes with equal clocks have different digests", style="bold red")
+    elif verdict.differences and not verdict.in_step:
+        screen.out.print(
+            "The nodes have not applied the same changes yet; if they can reach one another, ask again."
+        )
+    if verdict.agrees:
+        screen.out.print(f"{len(verdict.nodes)} nodes agree on {verdict.accounts} account(s)")
+        return 0
+    return 1 if verdict.nodes and not verdict.unreachable else 3
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from crdtmail.demo import demo
+
+    return demo(chain=options.chain, keep=options.keep)
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _client(options: argparse.Namespace) -> Client:
+    return Client(_address(options))
+
+
+def _address(options: argparse.Namespace) -> str:
+    return config.split_address(options.node)
+
+
+def _selection(options: argparse.Namespace) -> dict[str, object]:
+    """Messages as an operator names them: UIDs, or with --ids message ids."""
+    if options.ids:
+        return {"ids": options.messages.split(",")}
+    return {"uids": options.messages}
+
+
+def _pointer(keyword: str) -> str:
+    return keyword.replace("~", "~0").replace("/", "~1")
+
+
+def _peer_state(peer: dict[str, object]) -> str:
+    if peer["diverged"]:
+        return "DIVERGED"
+    if peer["reachable"]:
+        return "ok"
+    failing = peer["failingSeconds"]
+    return "never reached" if peer["name"] is None else f"failing for {failing:.0f} s"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crdtmail",
+        description="Keeps mailboxes identical on several mail servers that all accept changes, "
+        "also while they are cut off from each other.",
+    )
+    parser.add_argument("--version", action="version", version=f"crdtmail {crdtmail.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    node = commands.add_parser(
+        "node",
+        help="run this server's node",
+        description=(
+            "Run this server's node until it is stopped.  Needs no configuration for a single node: it listens "
+            f"on 127.0.0.1:{config.DEFAULT_PORT} and keeps its data in {config.default_data()}."
+        ),
+    )
+    node.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML; flags go before them")
+    node.add_argument("--name", help="what other nodes and people call this node (the host's name)")
+    node.add_argument("--data", metavar="FOLDER", help="where its state is kept; one node a folder")
+    node.add_argument(
+        "--listen", metavar="HOST:PORT", help="for clients and other nodes; port 0 is a free one"
+    )
+    node.add_argument("--peer", action="append", metavar="URL", help="another node; may be given often")
+    node.add_argument(
+        "--allow-unauthenticated",
+        action="store_true",
+        default=None,
+        help="listen beyond loopback although everybody who reaches the port may then read and change all",
+    )
+    node.set_defaults(command=_node)
+
+    mailbox = commands.add_parser("mailbox", help="look at mailboxes").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    listing = _client_parser(mailbox, "list", "list an account's mailboxes", _mailbox_list)
+    listing.add_argument("account")
+    for name, text, command in (
+        ("show", "show a mailbox's messages", _mailbox_show),
+        ("watch", "print changes of a mailbox as they come", _mailbox_watch),
+    ):
+        one = _client_parser(mailbox, name, text, command)
+        one.add_argument("account")
+        one.add_argument("mailbox", help="its name, like INBOX or Archive/2026")
+
+    flag = _client_parser(commands, "flag", "add and remove flags", _flag)
+    flag.add_argument("--ids", action="store_true", help="MESSAGES are message ids, with commas between")
+    flag.add_argument("account")
+    flag.add_argument("mailbox")
+    flag.add_argument("messages", help="UIDs like 1:5,9,20:*")
+    flag.add_argument(
+        "changes", nargs=argparse.REMAINDER, metavar="CHANGE", help="like '+\\Seen' '-\\Flagged' +Work"
+    )
+
+    expunge = _client_parser(
+        commands,
+        "expunge",
+        "take messages out of a mailbox: those named, or all that are \\Deleted",
+        _expunge,
+    )
+    expunge.add_argument("--ids", action="store_true", help="MESSAGES are message ids, with commas between")
+    expunge.add_argument("account")
+    expunge.add_argument("mailbox")
+    expunge.add_argument("messages", nargs="?", help="UIDs like 1:5,9,20:*; without: all that are \\Deleted")
+
+    importing = _client_parser(commands, "import", "import a Maildir tree or an mbox file", _import)
+    importing.add_argument("account")
+    importing.add_argument("path", type=Path, help="a Maildir (with its subfolders) or an mbox file")
+
+    _client_parser(commands, "status", "say how a node and its peers are; exit code 1 on an alarm", _status)
+
+    verify = _client_parser(
+        commands, "verify", "compare the nodes' mailboxes; exit code 0 only if all agree", _verify
+    )
+    verify.add_argument("address", nargs="*", help="nodes; without: the --node and its peers")
+    verify.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for each node (10)")
+
+    demo = commands.add_parser(
+        "demo",
+        help="see three nodes cut apart and healed, on this machine",
+        description=(
+            "Start three nodes on loopback, cut one off, change the same mailbox on both sides, heal the cut, and "
+            "show what every node holds.  Leaves nothing behind."
+        ),
+    )
+    demo.add_argument(
+        "--chain", action="store_true", help="A-B-C, where A and C never meet, not all with all"
+    )
+    demo.add_argument("--keep", action="store_true", help="leave the nodes running until Ctrl-C")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _client_parser(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument(
+        "--node",
+        default=os.environ.get("CRDTMAIL_NODE", _DEFAULT_NODE),
+        metavar="URL",
+        help=f"the node to ask ($CRDTMAIL_NODE, else {_DEFAULT_NODE})",
+    )
+    parser.set_defaults(command=command)
+    return parser

@@ -1,0 +1,123 @@
+"""A small client of the JSON API, for the command line and the demonstration.  Standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from crdtmail.errors import CrdtmailError
+
+TIMEOUT_S = 90.0  # longer than the longest wait that a node grants
+
+
+class Unreachable(CrdtmailError):
+    """The node does not answer."""
+
+
+class Refused(CrdtmailError):
+    """The node answered with a problem; `type` is its stable name."""
+
+    def __init__(self, status: int, type: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.type = type
+
+
+class Client:
+    """One keep-alive connection to one node, at an address like http://127.0.0.1:7420."""
+
+    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.address = address
+        parts = urlsplit(address)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def status(self) -> dict[str, Any]:
+        return self.request("GET", "/v1/status")
+
+    def accounts(self) -> Iterator[dict[str, Any]]:
+        """Every account with its digest."""
+        after = ""
+        while True:
+            page = self.request("GET", "/v1/accounts", query={"after": after})
+            yield from page["accounts"]
+            if not page["hasMore"]:
+                return
+            after = page["accounts"][-1]["account"]
+
+    def digests(self, account: str) -> dict[str, Any]:
+        return self.request("GET", f"/v1/accounts/{quote(account, safe='')}/digests")
+
+    def mailboxes(self, account: str) -> list[dict[str, Any]]:
+        answer = self.request("GET", f"/v1/accounts/{quote(account, safe='')}/mailboxes")
+        found: list[dict[str, Any]] = answer["mailboxes"]
+        return found
+
+    def create_mailbox(self, account: str, name: str, **properties: Any) -> dict[str, Any]:
+        path = f"/v1/accounts/{quote(account, safe='')}/mailboxes"
+        return self.request("POST", path, {"name": name, **properties})
+
+    def mailbox(self, account: str, name: str, *, limit: int = 1000) -> dict[str, Any]:
+        """The merged state of the mailbox with this name, whole, read in pages of `limit`.
+
+        `state` is that of the first page, so changes since then include whatever moved in between.
+        """
+        document = self.at(account, name, "GET", query={"limit": str(limit)})
+        page = document
+        while page["hasMore"]:
+            last = str(page["messages"][-1]["uid"])
+            page = self.at(account, name, "GET", query={"limit": str(limit), "after": last})
+            document["messages"] += page["messages"]
+        document["hasMore"] = False
+        return document
+
+    def at(
+        self,
+        account: str,
+        mailbox: str,
+        method: str,
+        what: str = "",
+        body: dict[str, Any] | None = None,
+        *,
+        query: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """A request to a mailbox by its name, or to `what` below it."""
+        path = f"/v1/accounts/{quote(account, safe='')}/mailboxes/{quote('name:' + mailbox, safe='')}{what}"
+        return self.request(method, path, body, query=query)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        query: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """The JSON that answers.  Raises Unreachable, or Refused with the node's reason."""
+        target = path + ("?" + urlencode(query) if query else "")
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data is not None else {}
+        try:
+            self._connection.request(method, target, data, headers)
+            response = self._connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise Unreachable(f"the node at {self.address} does not answer: {reason}") from error
+        try:
+            document = json.loads(answer)
+            if not isinstance(document, dict):
+                raise ValueError
+        except ValueError:
+            raise Unreachable(f"what answers at {self.address} is no crdtmail node") from None
+        if response.status >= 400:
+            kind = str(document.get("type", "")).removeprefix("/problems/")
+            raise Refused(response.status, kind, str(document.get("detail") or document.get("title")))
+        return document

@@ -1,0 +1,77 @@
+"""`crdtmail import`: a Maildir tree or an mbox into a node, through its API.
+
+Importing again, or the same mail on another master, adds nothing twice: a message is known by its id,
+and what is there already is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from crdtmail.client import Client, Refused
+from crdtmail.screen import progress
+from crdtmail.sources import SourceFolder, SourceMessage, open_source
+from crdtmail.web.requests import utc_date
+
+_BATCH = 1000
+
+
+@dataclass(slots=True)
+class Imported:
+    """What one folder came to."""
+
+    folder: str
+    added: int = 0
+    present: int = 0
+
+
+def import_mail(client: Client, account: str, path: Path) -> list[Imported]:
+    """Import every folder below `path`.  Raises SourceError, Unreachable, Refused."""
+    folders = open_source(path)
+    results = []
+    with progress() as bar:
+        task = bar.add_task("reading", total=sum(folder.message_count for folder in folders))
+        for folder in folders:
+            bar.update(task, description=folder.name)
+            result = Imported(folder.name)
+            results.append(result)
+            known = _prepare(client, account, folder)
+            for batch in _batches(folder.messages()):
+                new = [message for message in batch if message.id not in known]
+                known.update(message.id for message in new)
+                result.present += len(batch) - len(new)
+                result.added += len(new)
+                if new:
+                    body = {"messages": [_document(message) for message in new]}
+                    client.at(account, folder.name, "POST", "/messages", body)
+                bar.advance(task, len(batch))
+    return results
+
+
+def _prepare(client: Client, account: str, folder: SourceFolder) -> set[str]:
+    """Make the mailbox if it is not there; the ids that are in it."""
+    try:
+        client.create_mailbox(account, folder.name, isSubscribed=folder.is_subscribed)
+    except Refused as refusal:
+        if refusal.type != "already-exists":
+            raise
+        return {message["id"] for message in client.mailbox(account, folder.name, limit=10_000)["messages"]}
+    return set()
+
+
+def _batches(messages: Iterable[SourceMessage]) -> Iterator[list[SourceMessage]]:
+    remaining = iter(messages)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
+
+
+def _document(message: SourceMessage) -> dict[str, object]:
+    return {
+        "id": message.id,
+        "size": message.size,
+        "receivedAt": utc_date(message.received_at),
+        "keywords": dict.fromkeys(sorted(message.keywords), True),
+    }

@@ -1,0 +1,75 @@
+"""What the command line shows a person: tables, flags in IMAP's spelling, progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from crdtmail.crdt.names import check_keyword
+from crdtmail.errors import ConfigError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_SYSTEM = {f"${name.lower()}": f"\\{name}" for name in ("Seen", "Answered", "Flagged", "Draft", "Deleted")}
+_FROM_IMAP = {
+    spelling: keyword
+    for keyword, flag in _SYSTEM.items()
+    for spelling in (keyword, flag.lower(), flag.lower().removeprefix("\\"))
+}
+
+
+def flags(keywords: Iterable[str]) -> str:
+    """JMAP keywords as IMAP flags, system flags first."""
+    shown = [_SYSTEM.get(keyword, keyword) for keyword in keywords]
+    return " ".join(sorted(shown, key=lambda flag: (not flag.startswith("\\"), flag)))
+
+
+def keyword(flag: str) -> str:
+    """A flag as an operator types it (`\\Seen`, `$seen`, `Seen` when the shell ate the backslash, `Work`)."""
+    found = _FROM_IMAP.get(flag.lower())
+    if found is not None:
+        return found
+    try:
+        return check_keyword(flag.lower())
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        name = column.removeprefix(">")
+        made.add_column(name, justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made
+
+
+def progress() -> Progress:
+    """A bar for work that takes a while; silent where nobody watches."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def messages(document: dict[str, Any]) -> Table:
+    """A mailbox's messages."""
+    made = table(">UID", "flags", "received", ">size", "id")
+    for message in document["messages"]:
+        made.add_row(
+            str(message["uid"]),
+            flags(message["keywords"]),
+            message["receivedAt"],
+            f"{message['size']:,}",
+            message["id"],
+        )
+    return made

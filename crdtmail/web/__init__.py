@@ -1,0 +1,1 @@
+"""HTTP: the JSON API for clients, CBOR gossip between nodes.  The only package that knows aiohttp."""

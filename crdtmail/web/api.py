@@ -1,0 +1,375 @@
+"""The JSON API, version 1.  `docs/api.md` describes every request; spelling is JMAP's.
+
+A handler reads the request, runs one command or query on the node, and answers; every write answers
+when it is durable, with a token that any node understands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, TypeVar
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from crdtmail import views
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.message import MessageId
+from crdtmail.crdt.names import check_account
+from crdtmail.errors import RequestError
+from crdtmail.limits import (
+    DEFAULT_PAGE,
+    DEFAULT_WAIT_S,
+    MAX_ANNOTATION,
+    MAX_ANNOTATIONS,
+    MAX_PAGE,
+    MAX_REPLICAS,
+    MAX_UID,
+)
+from crdtmail.node import Node, Written
+from crdtmail.replica import Replica
+from crdtmail.store.interface import Transaction
+from crdtmail.store.tables import Mailbox, Tables
+from crdtmail.web import documents
+from crdtmail.web.requests import (
+    as_object,
+    boolean,
+    checked,
+    decode_token,
+    encode_token,
+    incoming,
+    json_object,
+    keyword_changes,
+    mailbox_id,
+    mailbox_name,
+    number,
+    only,
+    seconds,
+    selection,
+    text,
+)
+from crdtmail.web.status import node_status
+
+T = TypeVar("T")
+TOKEN = "Crdtmail-Token"
+_BY_NAME = "name:"
+_ROLE = 64  # the longest role that RFC 8621 and the IANA registry know is far shorter
+
+
+def routes(node: Node) -> list[web.RouteDef]:
+    api = _Api(node)
+    account = "/v1/accounts/{account}"
+    mailbox = account + "/mailboxes/{mailbox}"
+    return [
+        web.get("/v1/status", api.status),
+        web.get("/v1/accounts", api.accounts),
+        web.get(account + "/digests", api.digests),
+        web.get(account + "/mailboxes", api.list_mailboxes),
+        web.post(account + "/mailboxes", api.create_mailbox),
+        web.get(mailbox, api.mailbox),
+        web.patch(mailbox, api.change_mailbox),
+        web.delete(mailbox, api.delete_mailbox),
+        web.get(mailbox + "/changes", api.changes),
+        web.post(mailbox + "/messages", api.add),
+        web.patch(mailbox + "/messages", api.change_keywords),
+        web.post(mailbox + "/expunge", api.expunge),
+        web.post(mailbox + "/move", api.move),
+        web.post(mailbox + "/copy", api.copy),
+    ]
+
+
+def token_middleware(node: Node) -> Any:
+    """A request that carries a token is answered from a state at least as new as the token."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        token = request.headers.get(TOKEN) or request.query.get("token")
+        if token:
+            await node.wait_for_clock(decode_token(token), seconds(request, "tokenWait", DEFAULT_WAIT_S))
+        return await handler(request)
+
+    return middleware
+
+
+class _Api:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # The node -------------------------------------------------------------------------------------------
+
+    async def status(self, request: web.Request) -> web.Response:
+        return _json(await node_status(self._node))
+
+    async def accounts(self, request: web.Request) -> web.Response:
+        """Accounts in order, each with the digest of all that is in it."""
+        after = request.query.get("after", "")
+        limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+
+        def query(tables: Tables) -> dict[str, Any]:
+            head = tables.head()
+            names = list(islice(tables.accounts(after), limit + 1))
+            found = []
+            for account in names[:limit]:
+                directory, mailboxes = views.digests(tables, account)
+                total = documents.account_digest(directory, mailboxes.values())
+                found.append({"account": account, "digest": documents.digest(total)})
+            return {
+                "clock": documents.clock(head.clock),
+                "digest": documents.digest(head.digest),
+                "accounts": found,
+                "hasMore": len(names) > limit,
+            }
+
+        return _json(await self._node.read(query))
+
+    async def digests(self, request: web.Request) -> web.Response:
+        account = _account(request)
+        return _json(await self._node.read(lambda tables: documents.account_digests(tables, account)))
+
+    # Mailboxes ------------------------------------------------------------------------------------------
+
+    async def list_mailboxes(self, request: web.Request) -> web.Response:
+        account = _account(request)
+
+        def query(tables: Tables) -> dict[str, Any]:
+            found = views.living_mailboxes(tables, account)
+            by_name = sorted(found.items(), key=lambda pair: (pair[1].name != "INBOX", pair[1].name))
+            return {
+                "account": account,
+                "mailboxes": [documents.mailbox(id, living) for id, living in by_name],
+            }
+
+        return _json(await self._node.read(query))
+
+    async def create_mailbox(self, request: web.Request) -> web.Response:
+        account = _account(request)
+        body = await json_object(request)
+        only(body, {"name", "role", "isSubscribed"})
+        name = mailbox_name(body.get("name"))
+        role = text(body["role"], "role", _ROLE) if body.get("role") is not None else None
+        subscribed = boolean(body["isSubscribed"], "isSubscribed") if "isSubscribed" in body else None
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            made = replica.create_mailbox(txn, account, name, role=role, is_subscribed=subscribed)
+            return documents.mailbox(made, views.living_mailboxes(Tables(txn), account)[made])
+
+        return await self._write(request, command, status=201)
+
+    async def mailbox(self, request: web.Request) -> web.Response:
+        """The merged state.  304 without a look at any message if it is what the client has."""
+        node, (account, mailbox) = self._node, await self._mailbox(request)
+        after = number(request, "after", 0, 0, MAX_UID)
+        limit = number(request, "limit", DEFAULT_PAGE, 0, MAX_PAGE)
+        seen = request.headers.get("If-None-Match", "")
+
+        def query(tables: Tables, box: Mailbox) -> tuple[str, str, bytes | None]:
+            token = encode_token(tables.head().clock)
+            etag = documents.etag(tables, node.replica.id, account, box)
+            if etag in (tag.strip().removeprefix("W/") for tag in seen.split(",")):
+                return etag, token, None
+            document = documents.mailbox_state(
+                tables, node.replica.id, account, mailbox, box, after=after, limit=limit
+            )
+            return etag, token, json.dumps(document, ensure_ascii=False).encode()
+
+        etag, token, body = await node.read_mailbox(account, mailbox, query)
+        headers = {"ETag": etag, TOKEN: token}
+        if body is None:
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    async def change_mailbox(self, request: web.Request) -> web.Response:
+        account, mailbox = await self._mailbox(request)
+        body = await json_object(request)
+        only(body, {"name", "role", "isSubscribed", "annotations"})
+        name = mailbox_name(body["name"]) if "name" in body else None
+        properties: dict[str, Any] = {}
+        if "role" in body:
+            properties["role"] = "" if body["role"] is None else text(body["role"], "role", _ROLE)
+        if "isSubscribed" in body:
+            properties["is_subscribed"] = boolean(body["isSubscribed"], "isSubscribed")
+        if "annotations" in body:
+            properties["annotations"] = _annotations(body["annotations"])
+        if name is None and not properties:
+            raise RequestError("the patch is empty")
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            if name is not None:
+                replica.rename_mailbox(txn, account, mailbox, name)
+            if properties:
+                replica.describe_mailbox(txn, account, mailbox, **properties)
+            return documents.mailbox(mailbox, views.living_mailboxes(Tables(txn), account)[mailbox])
+
+        return await self._write(request, command)
+
+    async def delete_mailbox(self, request: web.Request) -> web.Response:
+        account, mailbox = await self._mailbox(request)
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            replica.delete_mailbox(txn, account, mailbox)
+            return {"deleted": mailbox.hex()}
+
+        return await self._write(request, command)
+
+    # Messages -------------------------------------------------------------------------------------------
+
+    async def changes(self, request: web.Request) -> web.Response:
+        """What changed since a state; with `wait`, not before something has, or the time is over."""
+        node, (account, mailbox) = self._node, await self._mailbox(request)
+        since = request.query.get("since")
+        if since is None:
+            raise RequestError("since is missing: a state from the mailbox or from earlier changes")
+        limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+        until = node.now() + seconds(request, "wait", 0.0)
+
+        def query(tables: Tables, box: Mailbox) -> tuple[bool, dict[str, Any]]:
+            position = documents.decode_state(node.replica.id, box, since)
+            page = views.changes(tables, box, position, limit=limit)
+            return bool(page.changed or page.vanished), documents.changes(node.replica.id, page)
+
+        while True:
+            changed = node.watch(account)
+            any_change, document = await node.read_mailbox(account, mailbox, query)
+            if any_change or node.now() >= until:
+                return _json(document)
+            try:
+                async with asyncio.timeout(until - node.now()):
+                    await changed.wait()
+            except TimeoutError:
+                return _json(document)
+
+    async def add(self, request: web.Request) -> web.Response:
+        account, mailbox = await self._mailbox(request)
+        body = await json_object(request)
+        only(body, {"messages", "wantUids"})
+        messages = incoming(body.get("messages"), now=int(time.time()), new_id=lambda: uuid.uuid4().hex)
+        want_uids = boolean(body.get("wantUids", False), "wantUids")
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            replica.add(txn, account, mailbox, messages)
+            ids = [message.id for message in messages]
+            return {"messages": _named(replica, txn, account, mailbox, ids, want_uids)}
+
+        return await self._write(request, command, status=201)
+
+    async def change_keywords(self, request: web.Request) -> web.Response:
+        account, mailbox = await self._mailbox(request)
+        changes = keyword_changes(await json_object(request))
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            return {"updated": replica.change_keywords(txn, account, mailbox, changes)}
+
+        return await self._write(request, command)
+
+    async def expunge(self, request: web.Request) -> web.Response:
+        account, mailbox = await self._mailbox(request)
+        body = await json_object(request)
+        only(body, {"ids", "uids", "deleted"})
+        deleted = boolean(body.get("deleted", False), "deleted")
+        if deleted and len(body) > 1:
+            raise RequestError("name the messages by one of ids, uids and deleted")
+        chosen = None if deleted else selection(body)
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            return {"expunged": replica.expunge(txn, account, mailbox, chosen)}
+
+        return await self._write(request, command)
+
+    async def move(self, request: web.Request) -> web.Response:
+        return await self._transfer(request, Replica.move, "moved")
+
+    async def copy(self, request: web.Request) -> web.Response:
+        return await self._transfer(request, Replica.copy, "copied")
+
+    async def _transfer(
+        self, request: web.Request, transfer: Callable[..., list[MessageId]], said: str
+    ) -> web.Response:
+        account, source = await self._mailbox(request)
+        body = await json_object(request)
+        only(body, {"ids", "uids", "to", "wantUids"})
+        target = await self._resolve(account, body.get("to"))
+        chosen = selection(body)
+        want_uids = boolean(body.get("wantUids", False), "wantUids")
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            ids = transfer(replica, txn, account, source, target, chosen)
+            return {said: _named(replica, txn, account, target, ids, want_uids)}
+
+        return await self._write(request, command)
+
+    # ----------------------------------------------------------------------------------------------------
+
+    async def _mailbox(self, request: web.Request) -> tuple[Account, MailboxId]:
+        account = _account(request)
+        return account, await self._resolve(account, request.match_info["mailbox"])
+
+    async def _resolve(self, account: Account, given: object) -> MailboxId:
+        """The mailbox that a client names by its id, or as `name:` and the name that it shows."""
+        if isinstance(given, str) and given.startswith(_BY_NAME):
+            name = mailbox_name(given.removeprefix(_BY_NAME))
+            return await self._node.read(lambda tables: views.find_mailbox(tables, account, name))
+        return mailbox_id(given)
+
+    async def _write(
+        self,
+        request: web.Request,
+        command: Callable[[Replica, Transaction], dict[str, Any]],
+        *,
+        status: int = 200,
+    ) -> web.Response:
+        """Run a command; answer when it is durable, and with `ack=k` when k other replicas have it too."""
+        wanted = number(request, "ack", 0, 0, MAX_REPLICAS)
+        timeout_s = seconds(request, "ackWait", DEFAULT_WAIT_S)
+        document, written = await self._node.write(command)
+        token = encode_token(written.clock)
+        if wanted:
+            document["ack"] = await self._acknowledged(written, wanted, timeout_s)
+        return _json({**document, "token": token}, status=status, headers={TOKEN: token})
+
+    async def _acknowledged(self, written: Written, wanted: int, timeout_s: float) -> dict[str, Any]:
+        """How many other replicas have the write, after waiting for enough of them; it stands in any case."""
+        if written.dot is None:
+            return {"wanted": wanted, "replicas": 0, "reached": True}
+        reached = await self._node.wait_for_replicas(written.dot, wanted, timeout_s)
+        return {"wanted": wanted, "replicas": reached, "reached": reached >= wanted}
+
+
+def _account(request: web.Request) -> Account:
+    return checked(check_account, request.match_info["account"])
+
+
+def _annotations(value: object) -> dict[str, str | None]:
+    given = as_object(value, "annotations")
+    if len(given) > MAX_ANNOTATIONS:
+        raise RequestError(f"a mailbox has at most {MAX_ANNOTATIONS} annotations")
+    return {
+        text(name, "an annotation's name", 255): None if of is None else text(of, name, MAX_ANNOTATION)
+        for name, of in given.items()
+    }
+
+
+def _named(
+    replica: Replica,
+    txn: Transaction,
+    account: Account,
+    mailbox: MailboxId,
+    ids: list[MessageId],
+    want_uids: bool,
+) -> list[dict[str, Any]]:
+    """The messages by id; with their UIDs only if asked, for a UID that was told counts as shown."""
+    if not want_uids:
+        return [{"id": id} for id in ids]
+    uids = replica.show_uids(txn, account, mailbox, ids)
+    return [{"id": id, "uid": uids[id]} for id in ids]
+
+
+def _json(
+    document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    body = json.dumps(document, ensure_ascii=False).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)

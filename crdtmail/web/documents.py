@@ -1,0 +1,121 @@
+"""What the API answers, as JSON-ready values: JMAP's names and spelling (RFC 8621)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from crdtmail import views
+from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.names import uid_validity
+from crdtmail.errors import CannotCalculateChanges
+from crdtmail.store.tables import Mailbox, Tables
+from crdtmail.views import ChangesPage, LivingMailbox, MessageView
+from crdtmail.web.requests import utc_date
+
+
+def mailbox(id: MailboxId, living: LivingMailbox) -> dict[str, Any]:
+    """A mailbox as it stands in a list.  It shows no UID, so listing never makes one be renumbered."""
+    return {
+        "id": id.hex(),
+        "name": living.name,
+        "role": living.role,
+        "isSubscribed": living.is_subscribed,
+        "annotations": living.annotations,
+        "uidValidity": uid_validity(id),
+        "totalEmails": living.record.total,
+        "unreadEmails": living.record.unread,
+    }
+
+
+def mailbox_state(
+    tables: Tables,
+    replica: ReplicaId,
+    account: Account,
+    id: MailboxId,
+    box: Mailbox,
+    *,
+    after: int,
+    limit: int,
+) -> dict[str, Any]:
+    """A mailbox's merged state, with one page of its messages."""
+    found = views.messages(tables, box, after=after, limit=limit + 1)
+    page = found[:limit]
+    return {
+        **mailbox(id, views.living_mailboxes(tables, account)[id]),
+        "uidNext": box.uid_next,
+        "state": encode_state(replica, views.position_now(box)),
+        "messages": [message(each) for each in page],
+        "hasMore": len(found) > limit,
+    }
+
+
+def message(view: MessageView) -> dict[str, Any]:
+    return {
+        "uid": view.uid,
+        "id": view.id,
+        "keywords": dict.fromkeys(sorted(view.keywords), True),
+        "receivedAt": utc_date(view.received_at),
+        "size": view.size,
+    }
+
+
+def changes(replica: ReplicaId, page: ChangesPage) -> dict[str, Any]:
+    return {
+        "changed": [message(each) for each in page.changed],
+        "vanished": page.vanished,
+        "state": encode_state(replica, page.position),
+        "hasMore": page.has_more,
+    }
+
+
+def encode_state(replica: ReplicaId, position: tuple[int, int]) -> str:
+    """A place in this replica's history of a mailbox; says nothing to a client."""
+    return f"{replica:016x}-{position[0]:x}-{position[1]:x}"
+
+
+def decode_state(replica: ReplicaId, box: Mailbox, state: str) -> tuple[int, int]:
+    """Raises CannotCalculateChanges unless this replica has given the state."""
+    try:
+        by, modseq, uid = (int(part, 16) for part in state.split("-"))
+    except ValueError:
+        by = -1
+    if by != replica or len(state) > 64 or not (0 <= modseq <= box.modseq and 0 <= uid < 2**32):
+        raise CannotCalculateChanges("the state is not one that this node gave for this mailbox")
+    return modseq, uid
+
+
+def etag(tables: Tables, replica: ReplicaId, account: Account, box: Mailbox) -> str:
+    """Changes whenever anything does that a mailbox's document says; read without its messages."""
+    listed = tables.account(account).modseq
+    return f'"{replica:016x}-{box.number:x}-{box.modseq:x}-{listed:x}"'
+
+
+def clock(value: Clock) -> dict[str, int]:
+    return {f"{replica:016x}": seq for replica, seq in sorted(value.items())}
+
+
+def digest(value: int) -> str:
+    return f"{value:016x}"
+
+
+def account_digest(directory: int, mailboxes: Iterable[int]) -> int:
+    """One digest for all of an account."""
+    for each in mailboxes:
+        directory ^= each
+    return directory
+
+
+def account_digests(tables: Tables, account: Account) -> dict[str, Any]:
+    """The digests of an account's directory and of each mailbox, for comparison with another node."""
+    directory, mailboxes = views.digests(tables, account)
+    names: Mapping[MailboxId, LivingMailbox] = views.living_mailboxes(tables, account)
+    return {
+        "account": account,
+        "digest": digest(account_digest(directory, mailboxes.values())),
+        "directory": digest(directory),
+        "mailboxes": [
+            {"id": id.hex(), "name": names[id].name, "digest": digest(each)} for id, each in mailboxes.items()
+        ],
+    }

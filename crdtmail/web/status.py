@@ -1,0 +1,81 @@
+"""What a node says of itself and of its peers.  Nothing here is a guess: what is not known is null."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import crdtmail
+from crdtmail.crdt.clock import Clock
+from crdtmail.gossip.session import Session
+from crdtmail.node import Node
+from crdtmail.store.interface import Table
+from crdtmail.store.tables import Tables
+from crdtmail.views import first_missing
+from crdtmail.web import documents
+
+
+async def node_status(node: Node) -> dict[str, Any]:
+    """The node's identity, clock, digest and log, and how far each peer is behind it."""
+    known = {address: session.known for address, session in node.peers.sessions.items() if session.peer}
+
+    def query(tables: Tables) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        head = tables.head()
+        state = {
+            "clock": documents.clock(head.clock),
+            "digest": documents.digest(head.digest),
+            "log": {"deltas": head.lsn, "bytes": sizes[Table.LOG] + sizes[Table.LOG_INDEX]},
+        }
+        return state, {address: _lag(tables, head.clock, clock) for address, clock in known.items()}
+
+    sizes = node.table_sizes()
+    state, lags = await node.read(query)
+    alarms = []
+    if node.rolled_back:
+        alarms.append(
+            "peers have changes of this node that its own store has lost; it takes no more writes. "
+            "Stop it, move its data folder away and start it anew: it gets everything from its peers"
+        )
+    peers = []
+    for address, session in node.peers.sessions.items():
+        if session.diverged:
+            alarms.append(
+                f"{address} has the same clock but another digest: one of the two stores is damaged"
+            )
+        peers.append(_peer(node, address, session, lags.get(address)))
+    return {
+        "replica": f"{node.replica.id:016x}",
+        "name": node.name,
+        "version": crdtmail.__version__,
+        **state,
+        "alarms": alarms,
+        "refusedFromPeers": node.refused,
+        "peers": peers,
+    }
+
+
+def _peer(node: Node, address: str, session: Session, lag: dict[str, Any] | None) -> dict[str, Any]:
+    failing = session.failing_since
+    return {
+        "address": address,
+        "replica": None if session.peer is None else f"{session.peer.replica:016x}",
+        "name": None if session.peer is None else session.peer.name,
+        "reachable": failing is None and session.peer is not None,
+        "lag": lag,
+        "lastHeardSeconds": _age(node, session.heard_at),
+        "failingSeconds": _age(node, failing),
+        "error": session.last_error,
+        "diverged": session.diverged,
+    }
+
+
+def _lag(tables: Tables, ours: Clock, theirs: Clock) -> dict[str, Any]:
+    """What the peer is not known to have: how many deltas, and how long the oldest has been here."""
+    lsn = first_missing(tables, ours, theirs)
+    entry = None if lsn is None else tables.log_entry(lsn)
+    seconds = 0.0 if entry is None else max(0.0, time.time() - entry.applied_at_ms / 1000)
+    return {"deltas": ours.count_missing_from(theirs), "seconds": round(seconds, 3)}
+
+
+def _age(node: Node, at: float | None) -> float | None:
+    return None if at is None else round(node.now() - at, 3)
