@@ -134,11 +134,12 @@ class _Application:
             for instance in left.instances
             if move.context.covers(instance.dot)
             for keyword, dots in instance.keywords.items()
-            if any(dot.replica == self._replica and not move.context.covers(dot) for dot in dots)
+            if any(dot[0] == self._replica and not move.context.covers(dot) for dot in dots)
         }
         if unseen:
             remove = frozenset({DELETED} if UNDELETED in unseen else ())
-            self.rehomings.append(Rehoming(move.target, id, frozenset(unseen - {UNDELETED}), remove))
+            add = frozenset(unseen - {UNDELETED} - remove)
+            self.rehomings.append(Rehoming(move.target, id, add, remove))
 
     def _update_directory(self, operation: DirectoryUpdate) -> None:
         account = self._delta.account
@@ -215,7 +216,8 @@ class _Editor:
 
     def replace(self, id: MessageId, before: StoredMessage | None, after: Message) -> None:
         """Put `after` where `before` was; without instances the message is gone."""
-        if after == _message(before):
+        body = encode_instances(after) if after.instances else b""
+        if body == (b"" if before is None else before.body):
             return
         record, tables = self._record, self._tables
         number, modseq = record.number, self._modseq
@@ -229,7 +231,6 @@ class _Editor:
             record.unread -= before.message.is_unread
         if after.instances:
             new_uid = after.uid
-            body = encode_instances(after)
             record.digest ^= element_digest(self._salt, name, body)
             record.total += 1
             record.unread += after.is_unread
@@ -249,10 +250,9 @@ class _Editor:
     def delete(self, context: Clock) -> None:
         """Take away all that `context` covers, the mailbox itself with the rest if nothing keeps it alive."""
         left = self._record.alive.without(context)
-        if left == self._record.alive:
-            return
-        self._record.alive = left
-        self._record.modseq = self._modseq
+        if left != self._record.alive:
+            self._record.alive = left
+            self._record.modseq = self._modseq
         for _, id, stored in list(self._tables.messages(self._record.number)):
             self.replace(id, stored, stored.message.without(context))
 

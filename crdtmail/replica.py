@@ -6,7 +6,7 @@ anybody.  Commands raise RequestError and then have changed nothing.  Queries ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -138,7 +138,7 @@ class Replica:
             return Outcome.GAP
         self._touched.add(delta.account)
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
-        self._rehome(tables, head, delta.account, rehomings)
+        self._rehome(tables, delta, rehomings)
         return Outcome.APPLIED
 
     def take_touched(self) -> set[Account]:
@@ -262,8 +262,9 @@ class Replica:
         operations = []
         for change in changes:
             selected = self._select(tables, box, change.selection)
-            found += [id for id, _ in selected]
-            if (operation := _keyword_operation(mailbox, change, selected)) is not None:
+            named, operation = _keyword_operation(mailbox, change, selected)
+            found += named
+            if operation is not None:
                 operations.append(operation)
         self._commit(tables, account, *operations)
         return found
@@ -274,16 +275,18 @@ class Replica:
         """Take messages out of a mailbox; without a selection, those that show `$deleted` here."""
         tables = WritableTables(txn)
         box = self._mailbox(tables, account, mailbox)
+        selected: Iterable[tuple[MessageId, StoredMessage]]
         if selection is None:
-            every = self._select(tables, box, Selection(uids=((1, box.uid_next),)), limited=False)
-            selected = [(id, stored) for id, stored in every if DELETED in stored.message.keywords]
-            _check_count(len(selected))
+            every = tables.messages(box.number)
+            selected = ((id, stored) for _, id, stored in every if DELETED in stored.message.keywords)
         else:
             selected = self._select(tables, box, selection)
-        ids = tuple(id for id, _ in selected)
-        if ids:
-            self._commit(tables, account, Expunge(mailbox, ids, _context(selected)))
-        return list(ids)
+        observed = _Observed()
+        for id, stored in selected:
+            observed.see(id, stored)
+        if observed.ids:
+            self._commit(tables, account, Expunge(mailbox, tuple(observed.ids), observed.clock))
+        return observed.ids
 
     def move(
         self,
@@ -298,9 +301,9 @@ class Replica:
         Raises NotFound, and Forbidden if source and target are one.
         """
         tables = WritableTables(txn)
-        selected, new = self._between(tables, account, source, target, selection)
+        observed, new = self._between(tables, account, source, target, selection)
         if new:
-            self._commit(tables, account, Move(source, target, new, _context(selected)))
+            self._commit(tables, account, Move(source, target, new, observed.clock))
         return [message.id for message in new]
 
     def copy(
@@ -332,8 +335,11 @@ class Replica:
             fresh = self._stripe(head).healed_uids(box.uid_next, len(stored))
             for start in range(0, len(stored), MAX_MESSAGES_PER_OPERATION):
                 block = stored[start : start + MAX_MESSAGES_PER_OPERATION]
-                uids = tuple((id, next(fresh)) for id, _ in block)
-                self._commit(tables, account, Renumber(mailbox, uids, _context(block)))
+                observed = _Observed()
+                for id, message in block:
+                    observed.see(id, message)
+                uids = tuple(zip(observed.ids, fresh, strict=False))
+                self._commit(tables, account, Renumber(mailbox, uids, observed.clock))
             box = self._mailbox(tables, account, mailbox)
         if box.shown < box.uid_next - 1:
             box.shown = box.uid_next - 1
@@ -364,24 +370,18 @@ class Replica:
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
-    def _rehome(
-        self, tables: WritableTables, head: Head, account: Account, rehomings: list[Rehoming]
-    ) -> None:
-        """Put keywords on moved messages that the mover had not seen here, in one delta of this replica's own."""
+    def _rehome(self, tables: WritableTables, move: Delta, rehomings: list[Rehoming]) -> None:
+        """Put keywords after the messages that `move` took along unseen, in a delta of this replica's own."""
         wanted: dict[tuple[MailboxId, frozenset[str], frozenset[str]], list[MessageId]] = {}
         for mailbox, id, add, remove in rehomings:
             wanted.setdefault((mailbox, add, remove), []).append(id)
-        operations = []
-        for (mailbox, add, remove), ids in wanted.items():
-            box = tables.mailbox(account, mailbox)
-            if box is not None:
-                selected = self._select(tables, box, Selection(ids=tuple(ids)))
-                change = KeywordChange(Selection(), add, remove)
-                operation = _keyword_operation(mailbox, change, selected)
-                if operation is not None:
-                    operations.append(operation)
+        moved = Clock.of([move.dot])  # the instances that the move has made, and no others
+        operations = [
+            Keywords(mailbox, tuple(ids), tuple(sorted(add)), tuple(sorted(remove)), moved)
+            for (mailbox, add, remove), ids in wanted.items()
+        ]
         for start in range(0, len(operations), MAX_OPERATIONS):
-            self._commit(tables, account, *operations[start : start + MAX_OPERATIONS])
+            self._commit(tables, move.account, *operations[start : start + MAX_OPERATIONS])
 
     def _mailbox(self, tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:
         box = tables.mailbox(account, mailbox)
@@ -415,37 +415,37 @@ class Replica:
         source: MailboxId,
         target: MailboxId,
         selection: Selection,
-    ) -> tuple[list[tuple[MessageId, StoredMessage]], tuple[NewMessage, ...]]:
-        """What is selected in `source`, and how it comes into `target`."""
+    ) -> tuple[_Observed, tuple[NewMessage, ...]]:
+        """What is selected in `source`, with all its keywords, and how it comes into `target`."""
         box = self._mailbox(tables, account, source)
         there = self._mailbox(tables, account, target)
         if source == target:
             raise Forbidden("source and target are the same mailbox")
-        selected = self._select(tables, box, selection)
-        messages = [
-            IncomingMessage(id, first.size, first.received_at, stored.message.keywords)
-            for id, stored in selected
-            for first in (stored.message.first,)
-        ]
-        return selected, self._numbered(tables, there, messages)
+        observed = _Observed()
+        messages = []
+        for id, stored in self._select(tables, box, selection):
+            # Whatever keyword was seen, goes along; of the rest each replica puts its own after it.
+            observed.see(id, stored, keywords=None)
+            first = stored.message.first
+            messages.append(IncomingMessage(id, first.size, first.received_at, stored.message.keywords))
+        return observed, self._numbered(tables, there, messages)
 
     def _select(
-        self, tables: Tables, box: Mailbox, selection: Selection, *, limited: bool = True
-    ) -> list[tuple[MessageId, StoredMessage]]:
-        """The selected messages that are there.  A UID never means a message that it was not shown for."""
-        selected: dict[MessageId, StoredMessage] = {}
-        for id in selection.ids:
+        self, tables: Tables, box: Mailbox, selection: Selection
+    ) -> Iterator[tuple[MessageId, StoredMessage]]:
+        """The selected messages that are there, each once.  The scan must be over before anything is written.
+
+        A UID never means a message that was not shown under it.  Raises TooLarge.
+        """
+        for id in dict.fromkeys(selection.ids):
             uid = tables.uid(box.number, id)
             stored = None if uid is None else tables.message(box.number, uid, id)
             if stored is not None:
-                selected[id] = stored
-        for first, last in selection.uids:
+                yield id, stored
+        for first, last in _merged(selection.uids):
             for _, id, stored in tables.messages(box.number, first, last):
                 if not box.stale or not tables.is_stale(box.number, id):
-                    selected[id] = stored
-        if limited:
-            _check_count(len(selected))
-        return list(selected.items())
+                    yield id, stored
 
     def _stored(self, tables: Tables, box: Mailbox, id: MessageId) -> StoredMessage:
         uid = tables.uid(box.number, id)
@@ -460,36 +460,54 @@ class Replica:
         return [DirectoryUpdate(update, clock) for update in updates]
 
 
+class _Observed:
+    """Messages that an operation is about, and the clock that covers what it has seen of them."""
+
+    def __init__(self) -> None:
+        self.ids: list[MessageId] = []
+        self.clock = Clock()
+
+    def see(self, id: MessageId, stored: StoredMessage, keywords: Iterable[str] | None = ()) -> None:
+        """Take note of a message, of its instances and of these keywords on them; None means all keywords."""
+        _check_count(len(self.ids) + 1)
+        self.ids.append(id)
+        entries = self.clock.entries
+        for replica, seq in stored.message.dots(keywords):
+            if entries.get(replica, 0) < seq:
+                entries[replica] = seq
+
+
 def _keyword_operation(
-    mailbox: MailboxId, change: KeywordChange, selected: list[tuple[MessageId, StoredMessage]]
-) -> Keywords | None:
-    """The operation for one STORE, on those of the messages where it does something.
+    mailbox: MailboxId, change: KeywordChange, selected: Iterable[tuple[MessageId, StoredMessage]]
+) -> tuple[list[MessageId], Keywords | None]:
+    """The messages that are there, and the operation for one STORE on those where it does something.
 
     Adding always counts, also what is there already: it wins over a removal elsewhere.  Removing
     counts where there is something to remove; removing `$deleted` always, because it wins too.
     """
     adds, removes = expand(change.add, change.remove)
-    if not adds:
-        selected = [
-            (id, stored)
-            for id, stored in selected
-            if any(
-                keyword in instance.keywords for instance in stored.message.instances for keyword in removes
-            )
-        ]
-    if not selected:
-        return None
-    return Keywords(
-        mailbox,
-        tuple(id for id, _ in selected),
-        tuple(sorted(change.add)),
-        tuple(sorted(change.remove)),
-        _context(selected, adds | removes),
-    )
+    touched = adds | removes
+    named = []
+    observed = _Observed()
+    for id, stored in selected:
+        named.append(id)
+        if adds or any(not removes.isdisjoint(instance.keywords) for instance in stored.message.instances):
+            observed.see(id, stored, touched)
+    if not observed.ids:
+        return named, None
+    add, remove = tuple(sorted(change.add)), tuple(sorted(change.remove))
+    return named, Keywords(mailbox, tuple(observed.ids), add, remove, observed.clock)
 
 
-def _context(selected: Iterable[tuple[MessageId, StoredMessage]], keywords: Iterable[str] = ()) -> Clock:
-    return Clock.of(dot for _, stored in selected for dot in stored.message.context(keywords))
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers in ranges that do not overlap, ascending."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return merged
 
 
 def _check_count(count: int) -> None:

@@ -36,7 +36,7 @@ class Clock(Mapping[ReplicaId, int]):
         self.entries = {} if entries is None else dict(entries)
 
     @classmethod
-    def of(cls, dots: Iterable[Dot]) -> Clock:
+    def of(cls, dots: Iterable[tuple[ReplicaId, int]]) -> Clock:
         """The least clock that covers all `dots`."""
         entries: dict[ReplicaId, int] = {}
         for replica, seq in dots:
@@ -61,7 +61,7 @@ class Clock(Mapping[ReplicaId, int]):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def covers(self, dot: Dot) -> bool:
+    def covers(self, dot: tuple[ReplicaId, int]) -> bool:
         return self.entries.get(dot[0], 0) >= dot[1]
 
     def includes(self, other: Clock) -> bool:

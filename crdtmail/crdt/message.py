@@ -24,13 +24,19 @@ UNDELETED = "(undeleted)"
 `+$deleted` removes the ones that it has seen.  The brackets keep it apart from every real keyword
 (RFC 8621 section 4.1.1), and it is never shown or sent."""
 
-Dots = tuple[Dot, ...]
+StoredDot = tuple[ReplicaId, int]
+"""A dot without its name: what a record gives back.  Every `Dot` is one."""
+
+Dots = tuple[StoredDot, ...]
 
 
 class Instance(NamedTuple):
-    """One addition of the message, named by the delta that made it.  The message lives while one does."""
+    """One addition of the message, named by the delta that made it.  The message lives while one does.
 
-    dot: Dot
+    `keywords` are in the order of their names, so that equal instances have equal bytes.
+    """
+
+    dot: StoredDot
     uid: Uid
     size: int
     received_at: int
@@ -76,13 +82,16 @@ class Message(NamedTuple):
     @property
     def is_unread(self) -> bool:
         """Neither `$seen` nor `$draft` (JMAP's unreadEmails, RFC 8621 section 2)."""
-        return not any(SEEN in i.keywords or DRAFT in i.keywords for i in self.instances)
+        for instance in self.instances:
+            if SEEN in instance.keywords or DRAFT in instance.keywords:
+                return False
+        return True
 
-    def context(self, keywords: Iterable[str] = ()) -> Iterable[Dot]:
-        """The dots that a change of these instances, and of these keywords on them, replaces."""
+    def dots(self, keywords: Iterable[str] | None = None) -> Iterable[StoredDot]:
+        """The dots of the instances and of these keywords on them, or of all."""
         for instance in self.instances:
             yield instance.dot
-            for keyword in keywords:
+            for keyword in instance.keywords if keywords is None else keywords:
                 yield from instance.keywords.get(keyword, ())
 
     def with_instance(self, dot: Dot, new: NewMessage) -> Message:
@@ -106,8 +115,8 @@ class Message(NamedTuple):
                         keywords[keyword] = left
                 for keyword in add:
                     left = _uncovered(keywords.get(keyword, ()), covered)
-                    keywords[keyword] = tuple(sorted((*left, dot))) if left else (dot,)
-                instance = instance._replace(keywords=keywords)
+                    keywords[keyword] = tuple(sorted({*left, dot})) if left else (dot,)
+                instance = instance._replace(keywords=dict(sorted(keywords.items())))
             instances.append(instance)
         return Message(tuple(instances))
 
@@ -135,7 +144,7 @@ def expand(add: Iterable[str], remove: Iterable[str]) -> tuple[frozenset[str], f
     return adds, removes
 
 
-def _by_dot(instance: Instance) -> Dot:
+def _by_dot(instance: Instance) -> StoredDot:
     return instance.dot
 
 

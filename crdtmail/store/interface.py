@@ -34,6 +34,8 @@ class Table(Enum):
     DIRECTORIES = b"directories"
     PEERS = b"peers"
 
+    __hash__ = object.__hash__  # members are single, and every access looks one up
+
 
 class NeedsRoom(StoreError):
     """The store must grow before this transaction fits; `Store.transact` sees to it and no caller does."""
