@@ -193,7 +193,7 @@ class _Editor:
         if record.alive:
             self._tables.put_mailbox(self._account, self._mailbox, record)
         else:
-            assert record.total == 0 and record.digest == 0, "a mailbox that holds messages lives"
+            assert record.total == record.digest == 0, "a mailbox that holds messages lives"
             self._tables.delete_mailbox(self._account, self._mailbox, record)
 
     def keep_alive(self, delta: Delta) -> None:

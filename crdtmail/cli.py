@@ -252,7 +252,7 @@ def _parser() -> argparse.ArgumentParser:
         "node",
         help="run this server's node",
         description=(
-            "Run this server's node until it is stopped.  Needs no configuration for a single node: it listens "
+            "Run this server's node until it is stopped.  A single node needs no configuration: it listens "
             f"on 127.0.0.1:{config.DEFAULT_PORT} and keeps its data in {config.default_data()}."
         ),
     )
@@ -320,7 +320,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="see three nodes cut apart and healed, on this machine",
         description=(
-            "Start three nodes on loopback, cut one off, change the same mailbox on both sides, heal the cut, and "
+            "Start three nodes on loopback, cut one off, change the same mailbox on both sides, heal the cut, "
             "show what every node holds.  Leaves nothing behind."
         ),
     )

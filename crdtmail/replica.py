@@ -142,7 +142,7 @@ class Replica:
         return Outcome.APPLIED
 
     def take_touched(self) -> set[Account]:
-        """The accounts that deltas have touched since the last call.  For the writer's thread, after a commit."""
+        """The accounts touched since the last call.  For the writer's thread, after a commit."""
         touched, self._touched = self._touched, set()
         return touched
 
@@ -178,7 +178,7 @@ class Replica:
         return mailbox
 
     def rename_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId, name: str) -> None:
-        """Give a mailbox, and with it those below it, a new name.  Raises AlreadyExists, Forbidden, NotFound."""
+        """Rename a mailbox and with it those below it.  Raises AlreadyExists, Forbidden, NotFound."""
         tables = WritableTables(txn)
         living = living_mailboxes(tables, account)
         entry = living.get(mailbox)
@@ -211,7 +211,7 @@ class Replica:
         is_subscribed: bool | None = None,
         annotations: dict[str, str | None] | None = None,
     ) -> None:
-        """Set role, subscription, annotations (RFC 5464); None leaves one as it is, an empty role removes it."""
+        """Set role, subscription, annotations (RFC 5464); None leaves one be, an empty role removes it."""
         tables = WritableTables(txn)
         entry = living_mailboxes(tables, account).get(mailbox)
         if entry is None:

@@ -83,7 +83,7 @@ def decode_delta(data: bytes) -> Delta:
 
 
 def plain_clock(clock: Clock) -> dict[int, int]:
-    return {replica: seq for replica, seq in clock.entries.items()}
+    return dict(clock.entries.items())
 
 
 def clock_from_plain(value: object) -> Clock:

@@ -84,7 +84,7 @@ class DirectoryUpdate:
 
 @dataclass(frozen=True, slots=True)
 class DeleteMailbox:
-    """Everything in the mailbox that `context` covers goes, and with it the mailbox if nothing else is there."""
+    """All that `context` covers in the mailbox goes, and with it the mailbox if nothing else is there."""
 
     mailbox: MailboxId
     context: Clock

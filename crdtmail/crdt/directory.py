@@ -26,7 +26,7 @@ _CLIENT_BITS = 53  # Yjs: what a JavaScript number holds
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the directory knows of one mailbox.  `name` is the full path, not yet told apart from its twins."""
+    """What the directory knows of one mailbox.  `name` is the full path, and twins may share it."""
 
     name: str
     role: str | None = None
@@ -65,7 +65,7 @@ class Directory:
         return [[[k, v] for k, v in sorted(root.items()) if isinstance(v, str)] for root in roots]
 
     def entries(self) -> dict[MailboxId, Entry]:
-        """Every mailbox that ever was, by id.  What another program wrote here in another form is passed over."""
+        """Every mailbox that ever was, by id.  What another program wrote in another form is passed over."""
         found: dict[MailboxId, dict[str, str]] = {}
         for key, value in self._mailboxes.to_py().items():
             mailbox, _, what = key.partition(":")

@@ -1,4 +1,4 @@
-"""One message in one mailbox: an observed-remove set of instances, each with an observed-remove set of keywords.
+"""One message in one mailbox: an observed-remove set of instances, and on each one of keywords.
 
 Pure values: every change gives a new `Message`.  A removal takes away exactly the dots that its
 context covers, so nothing is left behind by it (optimized OR-set: Bieniusa et al. 2012; a context that
@@ -71,7 +71,7 @@ class Message(NamedTuple):
 
     @property
     def keywords(self) -> frozenset[str]:
-        """What the message shows: the union over its instances, `$deleted` only where nothing un-deletes it."""
+        """What shows: the union over the instances, `$deleted` only where nothing un-deletes it."""
         raw: set[str] = set()
         for instance in self.instances:
             raw.update(instance.keywords)

@@ -1,4 +1,4 @@
-"""All that this node knows of the others: one session for each that it calls, and what each was heard to have."""
+"""What this node knows of the others: a session for each that it calls, and what each was heard to have."""
 
 from __future__ import annotations
 

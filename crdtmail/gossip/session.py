@@ -161,7 +161,7 @@ class Session:
         self.failing_since = now if self.failing_since is None else self.failing_since
 
     def heard_position(self, now: float, ours: Position, theirs: Position, *, answered: bool) -> None:
-        """The peer asked for an exchange; `answered` with deltas, so it will ask again and need no push yet."""
+        """The peer asked for an exchange; `answered` with deltas, it will ask again and needs no push yet."""
         self.heard_at = now
         self._retry_at = min(self._retry_at, now)
         self.known = self.known.join(theirs.clock)

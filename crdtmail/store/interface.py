@@ -51,7 +51,7 @@ class Snapshot(Protocol):
     def scan(
         self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Records with `start <= key < stop` in the order of their keys; `reverse` from the last to the first.
+        """Records with `start <= key < stop` in the order of their keys, or in `reverse`.
 
         Nobody may write to the table before the scan is over.  Raises StoreError on a wrong checksum.
         """

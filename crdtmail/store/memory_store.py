@@ -145,7 +145,7 @@ class _View:
             return
         own = sorted((k for k in mine if k >= start and (stop is None or k < stop)), reverse=reverse)
         yielded = None
-        for key, rank in heapq.merge(
+        for key, _ in heapq.merge(
             ((key, 0) for key in own),
             ((key, 1) for key, _ in below),
             key=lambda pair: pair[0],

@@ -273,7 +273,7 @@ class WritableTables(Tables):
         self._txn.put(Table.LOG_INDEX, _DOT.pack(*entry.dot), _U64.pack(entry.lsn))
 
     def next_mailbox_number(self) -> int:
-        """A number that no mailbox has had: rows that a deleted one left unseen can never be taken for ours."""
+        """A number that no mailbox has had: no row of a deleted one can be taken for one of another."""
         record = self._rows.get(Table.META, b"numbers")
         number = 1 if record is None else int(_U32.unpack(record)[0]) + 1
         self._txn.put(Table.META, b"numbers", _U32.pack(number))
