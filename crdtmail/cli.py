@@ -320,7 +320,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="see three nodes cut apart and healed, on this machine",
         description=(
-            "Start three nodes on loopback, cut one off, change the same mailbox on both sides, heal the cut, "
+            "Start three nodes on loopback, cut one off, change the same mailbox on both sides, heal it, "
             "show what every node holds.  Leaves nothing behind."
         ),
     )

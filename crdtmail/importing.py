@@ -38,28 +38,23 @@ def import_mail(client: Client, account: str, path: Path) -> list[Imported]:
             bar.update(task, description=folder.name)
             result = Imported(folder.name)
             results.append(result)
-            known = _prepare(client, account, folder)
+            _prepare(client, account, folder)
             for batch in _batches(folder.messages()):
-                new = [message for message in batch if message.id not in known]
-                known.update(message.id for message in new)
-                result.present += len(batch) - len(new)
-                result.added += len(new)
-                if new:
-                    body = {"messages": [_document(message) for message in new]}
-                    client.at(account, folder.name, "POST", "/messages", body)
+                body = {"messages": [_document(message) for message in batch], "ifAbsent": True}
+                added = client.at(account, folder.name, "POST", "/messages", body)["messages"]
+                result.added += len(added)
+                result.present += len(batch) - len(added)
                 bar.advance(task, len(batch))
     return results
 
 
-def _prepare(client: Client, account: str, folder: SourceFolder) -> set[str]:
-    """Make the mailbox if it is not there; the ids that are in it."""
+def _prepare(client: Client, account: str, folder: SourceFolder) -> None:
+    """Make the mailbox if it is not there."""
     try:
         client.create_mailbox(account, folder.name, isSubscribed=folder.is_subscribed)
     except Refused as refusal:
         if refusal.type != "already-exists":
             raise
-        return {message["id"] for message in client.mailbox(account, folder.name, limit=10_000)["messages"]}
-    return set()
 
 
 def _batches(messages: Iterable[SourceMessage]) -> Iterator[list[SourceMessage]]:

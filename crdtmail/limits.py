@@ -75,8 +75,9 @@ MAX_GOSSIP_BODY: Final = MAX_DELTA + BATCH_BYTES + 64 * KIB
 MAX_JSON_BODY: Final = 32 * MIB
 """A bulk request names at most 100,000 messages, at most some 300 bytes each."""
 
-MAX_TOKEN: Final = 32 * KIB
-"""A token is a clock in base64: 1,000 replicas of 15 bytes, a third more as text, and air."""
+MAX_TOKEN: Final = 8000
+"""A token is a clock in base64, some 20 bytes a replica, and travels in a header, which HTTP servers cut
+off at 8 KiB."""
 
 MAX_PAGE: Final = 100_000
 """Messages in one answer.  One answer of this size takes about a second and 15 MB."""

@@ -246,7 +246,9 @@ class Node:
         if position.replica == self.replica.id:
             return
         if position.clock[self.replica.id] > self.head.clock[self.replica.id]:
-            self.rolled_back = True
+            # The peer may have a delta that was committed a moment ago: only the store knows for sure.
+            head = await self.read(lambda tables: tables.head())
+            self.rolled_back |= position.clock[self.replica.id] > head.clock[self.replica.id]
         self.peers.hear(self.now(), position)
         self.peer_progress.fire()
         last = self._remembered_at.get(position.replica)

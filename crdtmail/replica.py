@@ -238,17 +238,27 @@ class Replica:
     # Messages -----------------------------------------------------------------------------------------
 
     def add(
-        self, txn: Transaction, account: Account, mailbox: MailboxId, messages: Sequence[IncomingMessage]
-    ) -> None:
-        """Add messages.
+        self,
+        txn: Transaction,
+        account: Account,
+        mailbox: MailboxId,
+        messages: Sequence[IncomingMessage],
+        *,
+        if_absent: bool = False,
+    ) -> list[MessageId]:
+        """Add messages; those that were added.
 
         One that is there already keeps its UID and gets another instance, so an expunge elsewhere that
-        has not seen this addition does not take it away.
+        has not seen this addition does not take it away.  With `if_absent` it is left as it is instead.
         """
         _check_count(len(messages))
         tables = WritableTables(txn)
         box = self._mailbox(tables, account, mailbox)
-        self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages)))
+        if if_absent:
+            messages = [message for message in messages if tables.uid(box.number, message.id) is None]
+        if messages:
+            self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages)))
+        return [message.id for message in messages]
 
     def change_keywords(
         self, txn: Transaction, account: Account, mailbox: MailboxId, changes: Sequence[KeywordChange]

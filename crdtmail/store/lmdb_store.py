@@ -52,12 +52,18 @@ class LmdbStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
+        with self._reading() as txn:
+            yield _Transaction(self._env, txn, self._tables)
+
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction]:
+        """A read transaction; none begins while the map grows."""
         with self._gate:
             self._gate.wait_for(lambda: not self._growing)
             self._readers += 1
         try:
             with self._env.begin() as txn:
-                yield _Transaction(self._env, txn, self._tables)
+                yield txn
         finally:
             with self._gate:
                 self._readers -= 1
@@ -72,13 +78,12 @@ class LmdbStore:
                 self._grow()
 
     def size(self) -> dict[Table, int]:
-        sizes = {}
-        with self._env.begin() as txn:
-            for table, handle in self._tables.items():
-                stat = txn.stat(handle)
-                pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-                sizes[table] = pages * stat["psize"]
-        return sizes
+        with self._reading() as txn:
+            stats = {table: txn.stat(handle) for table, handle in self._tables.items()}
+        return {
+            table: stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+            for table, stat in stats.items()
+        }
 
     def close(self) -> None:
         self._env.close()

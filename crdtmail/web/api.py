@@ -246,13 +246,13 @@ class _Api:
     async def add(self, request: web.Request) -> web.Response:
         account, mailbox = await self._mailbox(request)
         body = await json_object(request)
-        only(body, {"messages", "wantUids"})
+        only(body, {"messages", "ifAbsent", "wantUids"})
         messages = incoming(body.get("messages"), now=int(time.time()), new_id=lambda: uuid.uuid4().hex)
+        if_absent = boolean(body.get("ifAbsent", False), "ifAbsent")
         want_uids = boolean(body.get("wantUids", False), "wantUids")
 
         def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
-            replica.add(txn, account, mailbox, messages)
-            ids = [message.id for message in messages]
+            ids = replica.add(txn, account, mailbox, messages, if_absent=if_absent)
             return {"messages": _named(replica, txn, account, mailbox, ids, want_uids)}
 
         return await self._write(request, command, status=201)
