@@ -46,6 +46,15 @@ MAX_ANNOTATIONS: Final = 64
 MAX_MAILBOXES_PER_ACCOUNT: Final = 20_000
 """The directory of an account is one document, read whole for every change of it: about 2 MB here."""
 
+MAX_SCRIPT_NAME: Final = 512
+"""RFC 5804 section 1.6 wants 128 characters at least; these are bytes."""
+
+MAX_SCRIPT: Final = 256 * KIB
+"""One Sieve script.  Long ones have some 10 KiB; the directory is read whole for every change of it."""
+
+MAX_SCRIPTS: Final = 32
+"""Scripts an account, for the same reason."""
+
 MAX_REPLICAS: Final = 1000
 """Entries of a clock that we accept.  A clock entry takes some 14 bytes in every exchange."""
 

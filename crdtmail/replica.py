@@ -39,6 +39,7 @@ from crdtmail.limits import (
     MAX_MAILBOXES_PER_ACCOUNT,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
+    MAX_SCRIPTS,
 )
 from crdtmail.store.interface import Store, Transaction
 from crdtmail.store.tables import (
@@ -234,6 +235,42 @@ class Replica:
         update = Directory(tables.directory(account), self.id).vacate(mailbox, entry.base_name)
         deletion = DeleteMailbox(mailbox, box.alive)
         self._commit(tables, account, deletion, *self._directory_updates(tables, account, [update]))
+
+    # Sieve scripts ------------------------------------------------------------------------------------
+
+    def change_script(
+        self,
+        txn: Transaction,
+        account: Account,
+        name: str,
+        *,
+        content: str | None = None,
+        is_active: bool | None = None,
+    ) -> None:
+        """Make or change a script, make it the active one or not.  Raises NotFound, TooLarge."""
+        tables = WritableTables(txn)
+        directory = Directory(tables.directory(account), self.id)
+        updates = []
+        if content is not None:
+            if name not in directory.scripts() and len(directory.scripts()) >= MAX_SCRIPTS:
+                raise TooLarge(f"an account has at most {MAX_SCRIPTS} scripts")
+            updates.append(directory.put_script(name, content))
+        if name not in directory.scripts():
+            raise _no_script(name)
+        if is_active or (is_active is False and directory.active_script == name):
+            updates.append(directory.activate_script(name if is_active else ""))
+        self._commit(tables, account, *self._directory_updates(tables, account, updates))
+
+    def delete_script(self, txn: Transaction, account: Account, name: str) -> None:
+        """Raises NotFound, and Forbidden for the active script (RFC 5804 section 2.10)."""
+        tables = WritableTables(txn)
+        directory = Directory(tables.directory(account), self.id)
+        if name not in directory.scripts():
+            raise _no_script(name)
+        if directory.active_script == name:
+            raise Forbidden(f"script {name!r} is active")
+        update = directory.delete_script(name)
+        self._commit(tables, account, *self._directory_updates(tables, account, [update]))
 
     # Messages -----------------------------------------------------------------------------------------
 
@@ -523,6 +560,10 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def _check_count(count: int) -> None:
     if count > MAX_MESSAGES_PER_OPERATION:
         raise TooLarge(f"at most {MAX_MESSAGES_PER_OPERATION} messages at once, these are {count}")
+
+
+def _no_script(name: str) -> NotFound:
+    return NotFound(f"there is no script named {name!r} in this account")
 
 
 def _no_mailbox(mailbox: MailboxId) -> NotFound:

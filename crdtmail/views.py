@@ -68,6 +68,21 @@ def living_mailboxes(tables: Tables, account: Account) -> dict[MailboxId, Living
     }
 
 
+class Script(NamedTuple):
+    """A Sieve script (RFC 5228)."""
+
+    name: str
+    content: str
+    is_active: bool
+
+
+def scripts(tables: Tables, account: Account) -> list[Script]:
+    """The account's Sieve scripts by name."""
+    directory = Directory(tables.directory(account), _READER)
+    active = directory.active_script
+    return [Script(name, content, name == active) for name, content in directory.scripts().items()]
+
+
 @lru_cache(maxsize=64)
 def _entries(state: bytes) -> dict[MailboxId, Entry]:
     """Reading a document takes longer than the rest of a query; nobody changes what this gives."""

@@ -82,7 +82,7 @@ class RealWorld:
             tables = Tables(snapshot)
             for id, living in views.living_mailboxes(tables, ACCOUNT).items():
                 messages = views.messages(tables, living.record, limit=1_000_000)
-                content = {message.id: message.keywords for message in messages}
+                content: dict[str, frozenset[str]] = {m.id: m.keywords for m in messages}
                 shown[self._identity(id)] = Shown(living.name, content)
         return shown
 

@@ -1,14 +1,17 @@
-"""The account directory: the names, roles, subscriptions and annotations of an account's mailboxes.
+"""The account directory: the account's mailboxes by name, role, subscription, annotations; its Sieve scripts.
 
 One small Yjs document an account.  This is the only module that knows pycrdt.  Every property is a
 register of its own under a flat key, so that two masters who touch different properties of one
-mailbox both keep their change; text keys only, values text or true.  Which mailboxes live is not
-decided here but by the dots in the store; a dead mailbox keeps its entry, because a message that was
-added at the same time brings it back with its name.
+mailbox both keep their change; text keys only, text values.  A script is a Yjs text, changed by whole
+lines, so that two masters who edit different rules of one script both keep theirs.
+
+Which mailboxes live is not decided here but by the dots in the store; a dead mailbox keeps its entry,
+because a message that was added at the same time brings it back with its name.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +24,7 @@ from crdtmail.crdt.names import INBOX, SEPARATOR, check_mailbox_name, make_mailb
 from crdtmail.errors import PeerError
 
 _BORN, _NAME, _ROLE, _SUBSCRIBED, _ANNOTATION = "born", "name", "role", "subscribed", "annotation/"
+_ACTIVE = "active"
 _CLIENT_BITS = 53  # Yjs: what a JavaScript number holds
 
 
@@ -41,6 +45,8 @@ class Directory:
         self._doc: Any = pycrdt.Doc(client_id=author & ((1 << _CLIENT_BITS) - 1))
         self._mailboxes: Any = self._doc.get("mailboxes", type=pycrdt.Map)
         self._vacated: Any = self._doc.get("vacated", type=pycrdt.Map)
+        self._scripts: Any = self._doc.get("scripts", type=pycrdt.Map)
+        self._sieve: Any = self._doc.get("sieve", type=pycrdt.Map)
         if state:
             self.merge(state)
 
@@ -61,7 +67,7 @@ class Directory:
 
     def content(self) -> list[list[list[str]]]:
         """All that the document says, in order: equal documents give equal lists, whatever way they came."""
-        roots = (self._mailboxes.to_py(), self._vacated.to_py())
+        roots = [root.to_py() for root in (self._mailboxes, self._vacated, self._scripts, self._sieve)]
         return [[[k, v] for k, v in sorted(root.items()) if isinstance(v, str)] for root in roots]
 
     def entries(self) -> dict[MailboxId, Entry]:
@@ -75,6 +81,16 @@ class Directory:
                 except ValueError:
                     continue
         return {mailbox: _entry(mailbox, properties) for mailbox, properties in found.items()}
+
+    def scripts(self) -> dict[str, str]:
+        """The account's Sieve scripts by name."""
+        return {name: text for name, text in sorted(self._scripts.to_py().items()) if isinstance(text, str)}
+
+    @property
+    def active_script(self) -> str | None:
+        """The name of the script that filters new mail."""
+        name = self._sieve.to_py().get(_ACTIVE)
+        return name if name in self.scripts() else None
 
     def new_id(self, account: Account, name: str) -> MailboxId:
         """The id under which `name` is created now: the generation counts who has vacated the name."""
@@ -118,6 +134,32 @@ class Directory:
                 self._set(mailbox, _ANNOTATION + entry, value or "")
 
         return self._change(change)
+
+    def put_script(self, name: str, content: str) -> bytes:
+        """Make the script, or change the lines in which it differs."""
+
+        def change() -> None:
+            if name not in self.scripts():
+                self._scripts[name] = pycrdt.Text(content)
+                return
+            text = self._scripts[name]
+            old, new = (value.encode().splitlines(keepends=True) for value in (str(text), content))
+            offset = 0
+            for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+                before, after = b"".join(old[i:j]), b"".join(new[k:m])
+                if tag != "equal":
+                    del text[offset : offset + len(before)]  # Yjs counts bytes here
+                    text.insert(offset, after.decode())
+                offset += len(after)
+
+        return self._change(change)
+
+    def delete_script(self, name: str) -> bytes:
+        return self._change(lambda: self._scripts.pop(name))
+
+    def activate_script(self, name: str) -> bytes:
+        """Let this script filter new mail; with an empty name, none."""
+        return self._change(lambda: self._sieve.__setitem__(_ACTIVE, name))
 
     def _set(self, mailbox: MailboxId, what: str, value: str) -> None:
         self._mailboxes[f"{mailbox.hex()}:{what}"] = value

@@ -11,7 +11,7 @@ import unicodedata
 
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
-from crdtmail.limits import MAX_ACCOUNT, MAX_KEYWORD, MAX_MAILBOX_NAME, MAX_MESSAGE_ID
+from crdtmail.limits import MAX_ACCOUNT, MAX_KEYWORD, MAX_MAILBOX_NAME, MAX_MESSAGE_ID, MAX_SCRIPT_NAME
 
 INBOX = "INBOX"
 SEPARATOR = "/"
@@ -36,6 +36,10 @@ def check_keyword(value: object) -> str:
     if value != value.lower():
         raise ValueError(f"keyword {value!r}: keywords are written in lower case")
     return value
+
+
+def check_script_name(value: object) -> str:
+    return _text(value, "a script name", MAX_SCRIPT_NAME)
 
 
 def check_mailbox_name(value: object) -> str:

@@ -20,8 +20,8 @@ from aiohttp.typedefs import Handler
 from crdtmail import views
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
-from crdtmail.crdt.names import check_account
-from crdtmail.errors import RequestError
+from crdtmail.crdt.names import check_account, check_script_name
+from crdtmail.errors import NotFound, RequestError
 from crdtmail.limits import (
     DEFAULT_PAGE,
     DEFAULT_WAIT_S,
@@ -29,6 +29,7 @@ from crdtmail.limits import (
     MAX_ANNOTATIONS,
     MAX_PAGE,
     MAX_REPLICAS,
+    MAX_SCRIPT,
     MAX_UID,
 )
 from crdtmail.node import Node, Written
@@ -65,12 +66,17 @@ def routes(node: Node) -> list[web.RouteDef]:
     api = _Api(node)
     account = "/v1/accounts/{account}"
     mailbox = account + "/mailboxes/{mailbox}"
+    script = account + "/scripts/{script}"
     return [
         web.get("/v1/status", api.status),
         web.get("/v1/accounts", api.accounts),
         web.get(account + "/digests", api.digests),
         web.get(account + "/mailboxes", api.list_mailboxes),
         web.post(account + "/mailboxes", api.create_mailbox),
+        web.get(account + "/scripts", api.list_scripts),
+        web.get(script, api.script),
+        web.put(script, api.change_script),
+        web.delete(script, api.delete_script),
         web.get(mailbox, api.mailbox),
         web.patch(mailbox, api.change_mailbox),
         web.delete(mailbox, api.delete_mailbox),
@@ -216,6 +222,43 @@ class _Api:
 
         return await self._write(request, command)
 
+    # Sieve scripts --------------------------------------------------------------------------------------
+
+    async def list_scripts(self, request: web.Request) -> web.Response:
+        account = _account(request)
+        found = await self._node.read(lambda tables: views.scripts(tables, account))
+        return _json({"account": account, "scripts": [documents.script(script) for script in found]})
+
+    async def script(self, request: web.Request) -> web.Response:
+        account, name = _account(request), _script(request)
+        found = await self._node.read(lambda tables: views.scripts(tables, account))
+        for script in found:
+            if script.name == name:
+                return _json({**documents.script(script), "content": script.content})
+        raise NotFound(f"there is no script named {name!r} in this account")
+
+    async def change_script(self, request: web.Request) -> web.Response:
+        account, name = _account(request), _script(request)
+        body = await json_object(request)
+        only(body, {"content", "isActive"})
+        content = text(body["content"], "content", MAX_SCRIPT) if "content" in body else None
+        is_active = boolean(body["isActive"], "isActive") if "isActive" in body else None
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            replica.change_script(txn, account, name, content=content, is_active=is_active)
+            return {"name": name}
+
+        return await self._write(request, command)
+
+    async def delete_script(self, request: web.Request) -> web.Response:
+        account, name = _account(request), _script(request)
+
+        def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
+            replica.delete_script(txn, account, name)
+            return {"deleted": name}
+
+        return await self._write(request, command)
+
     # Messages -------------------------------------------------------------------------------------------
 
     async def changes(self, request: web.Request) -> web.Response:
@@ -341,6 +384,10 @@ class _Api:
 
 def _account(request: web.Request) -> Account:
     return checked(check_account, request.match_info["account"])
+
+
+def _script(request: web.Request) -> str:
+    return checked(check_script_name, request.match_info["script"])
 
 
 def _annotations(value: object) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import uid_validity
 from crdtmail.errors import CannotCalculateChanges
 from crdtmail.store.tables import Mailbox, Tables
-from crdtmail.views import ChangesPage, LivingMailbox, MessageView
+from crdtmail.views import ChangesPage, LivingMailbox, MessageView, Script
 from crdtmail.web.requests import utc_date
 
 
@@ -49,6 +49,11 @@ def mailbox_state(
         "messages": [message(each) for each in page],
         "hasMore": len(found) > limit,
     }
+
+
+def script(script: Script) -> dict[str, Any]:
+    """RFC 9661's name and isActive; `size` in bytes."""
+    return {"name": script.name, "isActive": script.is_active, "size": len(script.content.encode())}
 
 
 def message(view: MessageView) -> dict[str, Any]:
