@@ -185,7 +185,8 @@ class _Editor:
         if kind is not None or self._record.modseq != self._modseq:
             return  # the transaction is given up, or nothing changed
         record = self._record
-        record.digest ^= self._alive_digest(self._old_alive) ^ self._alive_digest(record.alive)
+        if record.alive is not self._old_alive:
+            record.digest ^= self._alive_digest(self._old_alive) ^ self._alive_digest(record.alive)
         self._head.digest ^= self._old_digest ^ record.digest
         if self._existing is None or not record.alive:
             account = self._tables.account(self._account)

@@ -7,7 +7,6 @@ cannot be followed; 3 a node that does not answer; 4 a store that failed.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
@@ -65,7 +64,7 @@ def _node(options: argparse.Namespace) -> int:
             markup=False,
         )
 
-    asyncio.run(daemon.run(settings, ready))
+    daemon.run(settings, ready)
     return 0
 
 

@@ -7,6 +7,7 @@ asked (a peer, a client, a file) decides which error that becomes.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 
 from crdtmail.crdt.delta import Account, MailboxId
@@ -15,7 +16,9 @@ from crdtmail.limits import MAX_ACCOUNT, MAX_KEYWORD, MAX_MAILBOX_NAME, MAX_MESS
 
 INBOX = "INBOX"
 SEPARATOR = "/"
-_NOT_IN_KEYWORDS = frozenset('(){]%*"\\')
+_NOT_IN_KEYWORDS = '(){]%*"\\'
+_KEYWORD = re.compile(f"(?:(?![A-Z{re.escape(_NOT_IN_KEYWORDS)}])[!-~])+")
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 _GENERATION_BYTES = 2
 
 
@@ -31,10 +34,10 @@ def check_keyword(value: object) -> str:
     """RFC 8621 section 4.1.1: visible ASCII without `(){]%*"\\`, in lower case."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_KEYWORD:
         raise ValueError(f"a keyword is text of 1-{MAX_KEYWORD} characters")
-    if any(not "!" <= c <= "~" or c in _NOT_IN_KEYWORDS for c in value):
-        raise ValueError(f'keyword {value!r}: only visible ASCII without ( ) {{ ] % * " \\ is allowed')
-    if value != value.lower():
-        raise ValueError(f"keyword {value!r}: keywords are written in lower case")
+    if _KEYWORD.fullmatch(value) is None:
+        raise ValueError(
+            f"keyword {value!r}: only visible ASCII in lower case, without {_NOT_IN_KEYWORDS}, is allowed"
+        )
     return value
 
 
@@ -88,6 +91,6 @@ def _text(value: object, what: str, limit: int) -> str:
         raise ValueError(f"{what} holds half a surrogate pair") from None
     if length > limit:
         raise ValueError(f"{what} is at most {limit} bytes long, this one has {length}")
-    if any(c < " " or c == "\x7f" for c in value):
+    if _CONTROL.search(value):
         raise ValueError(f"{what} holds a control character")
     return value
