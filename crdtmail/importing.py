@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 from crdtmail.client import Client, Refused
 from crdtmail.screen import progress
 from crdtmail.sources import SourceFolder, SourceMessage, open_source
-from crdtmail.web.requests import utc_date
 
 _BATCH = 1000
 
@@ -67,6 +67,6 @@ def _document(message: SourceMessage) -> dict[str, object]:
     return {
         "id": message.id,
         "size": message.size,
-        "receivedAt": utc_date(message.received_at),
+        "receivedAt": datetime.fromtimestamp(message.received_at, UTC).isoformat(),
         "keywords": dict.fromkeys(sorted(message.keywords), True),
     }

@@ -7,7 +7,6 @@ when it is durable, with a token that any node understands.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Callable
@@ -181,7 +180,7 @@ class _Api:
             document = documents.mailbox_state(
                 tables, node.replica.id, account, mailbox, box, after=after, limit=limit
             )
-            return etag, token, json.dumps(document, ensure_ascii=False).encode()
+            return etag, token, documents.encode(document)
 
         etag, token, body = await node.read_mailbox(account, mailbox, query)
         headers = {"ETag": etag, TOKEN: token}
@@ -418,5 +417,5 @@ def _named(
 def _json(
     document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
 ) -> web.Response:
-    body = json.dumps(document, ensure_ascii=False).encode()
+    body = documents.encode(document)
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from crdtmail import views
 from crdtmail.crdt.clock import Clock, ReplicaId
@@ -12,7 +15,9 @@ from crdtmail.crdt.names import uid_validity
 from crdtmail.errors import CannotCalculateChanges
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.views import ChangesPage, LivingMailbox, MessageView, Script
-from crdtmail.web.requests import utc_date
+
+encode = msgspec.json.Encoder().encode
+"""A document's bytes.  A moment in UTC becomes JMAP's UTCDate (RFC 8620 section 1.4)."""
 
 
 def mailbox(id: MailboxId, living: LivingMailbox) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def message(view: MessageView) -> dict[str, Any]:
         "uid": view.uid,
         "id": view.id,
         "keywords": dict.fromkeys(sorted(view.keywords), True),
-        "receivedAt": utc_date(view.received_at),
+        "receivedAt": datetime.fromtimestamp(view.received_at, UTC),
         "size": view.size,
     }
 

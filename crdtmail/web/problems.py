@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -39,7 +39,7 @@ def problem(status: int, type: str, title: str, detail: str, *, retry: bool = Fa
     headers = {"Retry-After": str(RETRY_AFTER_S)} if retry else None
     return web.Response(
         status=status,
-        body=json.dumps(body, ensure_ascii=False).encode(),
+        body=msgspec.json.encode(body),
         content_type="application/problem+json",
         headers=headers,
     )

@@ -7,7 +7,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -258,11 +258,6 @@ def moment(value: object) -> int:
     except (ValueError, OverflowError):
         raise RequestError('receivedAt must be like "2026-11-24T06:51:41Z", from 1970 on') from None
     return at
-
-
-def utc_date(at: int) -> str:
-    """JMAP's UTCDate (RFC 8620 section 1.4)."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_count(value: list[Any] | dict[str, Any]) -> None:
