@@ -86,8 +86,11 @@ class LmdbStore:
         }
 
     def close(self) -> None:
-        self._env.close()
-        os.close(self._lock)
+        """Let go of the folder; closing again does nothing."""
+        if self._lock >= 0:
+            self._env.close()
+            os.close(self._lock)
+            self._lock = -1
 
     def _grow(self) -> None:
         """Double the map.  LMDB allows it only while no transaction is open in this process."""
