@@ -175,7 +175,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 # The links ------------------------------------------------------------------------------------------------
 
 
-class _Link:
+class Link:
     """A relay from one node to another, which lets nothing through while it is cut."""
 
     def __init__(self, source: str, target: str) -> None:
@@ -228,10 +228,10 @@ class _Network:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._links: list[_Link] = []
+        self._links: list[Link] = []
 
-    def link(self, source: str, target: str) -> _Link:
-        link = _Link(source, target)
+    def link(self, source: str, target: str) -> Link:
+        link = Link(source, target)
         asyncio.run_coroutine_threadsafe(link.open(), self._loop).result()
         self._links.append(link)
         return link
@@ -243,7 +243,7 @@ class _Network:
     def heal(self) -> None:
         self._each(lambda link: setattr(link, "is_cut", False))
 
-    def _each(self, change: Callable[[_Link], None]) -> None:
+    def _each(self, change: Callable[[Link], None]) -> None:
         async def change_all() -> None:
             for link in self._links:
                 change(link)

@@ -13,8 +13,10 @@ from hypothesis import given
 from crdtmail.store.interface import Store
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
+from crdtmail.store.tables import Tables
 from tests.programs import Program, programs
 from tests.real_world import RealWorld
+from tests.recount import recount
 from tests.reference import Reference, agrees
 from tests.semantics_rows import Row, problems, read_rows
 from tests.worlds import settle
@@ -61,6 +63,9 @@ def check_against_the_reference(program: Program, make_store: Callable[[], Store
         assert agreement, f"{replica} at last: {agreement}"
     assert len({str(sorted(world.view(replica).items())) for replica in program.replicas}) == 1
     assert len({world.digest(replica) for replica in program.replicas}) == 1
+    for replica in program.replicas:
+        with world.replica(replica)[0].snapshot() as snapshot:
+            recount(Tables(snapshot))
 
 
 @given(programs())

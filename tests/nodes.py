@@ -1,0 +1,212 @@
+"""Whole nodes for tests: several in one event loop, with links that can be cut, or as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from crdtmail import daemon
+from crdtmail.client import Client
+from crdtmail.config import Config
+from crdtmail.demo import Link
+from crdtmail.gossip.session import Timing
+from crdtmail.node import Node
+
+T = TypeVar("T")
+QUICK = Timing(interval_s=0.2, grace_s=0.05, first_retry_s=0.05, last_retry_s=0.2)
+PATIENCE_S = 30.0
+
+MESH = {"mx1": ["mx2", "mx3"], "mx2": ["mx1", "mx3"], "mx3": ["mx1", "mx2"]}
+CHAIN = {"mx1": ["mx2"], "mx2": ["mx1", "mx3"], "mx3": ["mx2"]}
+STAR = {"mx1": ["mx2", "mx3", "mx4"], "mx2": ["mx1"], "mx3": ["mx1"], "mx4": ["mx1"]}
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run an asynchronous test."""
+    return asyncio.run(work)
+
+
+async def until(true: Callable[[], bool | Awaitable[bool]], what: str) -> None:
+    """Wait for a condition; fail, saying what did not happen, when patience ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = true()
+        if found if isinstance(found, bool) else await found:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"did not happen within {PATIENCE_S:.0f} s: {what}")
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+    @property
+    def problem(self) -> str:
+        assert self.headers["Content-Type"] == "application/problem+json"
+        assert self.body["status"] == self.status
+        return str(self.body["type"]).removeprefix("/problems/")
+
+
+@dataclass
+class Running:
+    """One node in this process."""
+
+    name: str
+    node: Node
+    port: int
+    http: aiohttp.ClientSession
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        url = self.address + path
+        async with self.http.request(method, url, json=body, data=data, headers=headers) as response:
+            raw = await response.read()
+            is_json = "json" in response.headers.get("Content-Type", "")
+            parsed = await response.json(content_type=None) if is_json and raw else raw
+            return Answer(response.status, response.headers, parsed)
+
+    def digest(self) -> int:
+        return self.node.head.digest
+
+
+class Cluster:
+    """Nodes by name; each calls its peers through a link of its own, which can be cut."""
+
+    def __init__(self, folder: Path, topology: Mapping[str, Sequence[str]], stack: AsyncExitStack) -> None:
+        self._folder = folder
+        self._topology = topology
+        self._stack = stack
+        self._stacks: dict[str, AsyncExitStack] = {}
+        self.links: dict[tuple[str, str], Link] = {}
+        self.nodes: dict[str, Running] = {}
+
+    async def prepare(self) -> None:
+        for source, targets in self._topology.items():
+            for target in targets:
+                link = Link(source, target)
+                server = await link.open()
+                self._stack.callback(server.close)
+                self._stack.callback(link.cut)
+                self.links[source, target] = link
+
+    async def start(self, name: str) -> Running:
+        stack = self._stacks[name] = AsyncExitStack()
+        peers = tuple(self.links[name, peer].address for peer in self._topology[name])
+        config = Config(name, self._folder / name, "127.0.0.1", 0, peers, QUICK)
+        node, port = await stack.enter_async_context(daemon.running(config))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        for (_, target), link in self.links.items():
+            if target == name:
+                link.target = port
+        self.nodes[name] = Running(name, node, port, http)
+        return self.nodes[name]
+
+    async def stop(self, name: str) -> None:
+        await self._stacks.pop(name).aclose()
+        del self.nodes[name]
+
+    async def stop_all(self) -> None:
+        for name in list(self._stacks):
+            await self.stop(name)
+
+    def cut(self, *names: str) -> None:
+        """Cut these nodes off from all the others; among themselves they stay connected."""
+        for (source, target), link in self.links.items():
+            if (source in names) != (target in names):
+                link.cut()
+
+    def heal(self) -> None:
+        for link in self.links.values():
+            link.is_cut = False
+
+    async def converged(self) -> None:
+        """Wait until all nodes that run have applied the same, and hold the same."""
+
+        def equal() -> bool:
+            first, *others = [it.node.head for it in self.nodes.values()]
+            return all(it.clock == first.clock and it.digest == first.digest for it in others)
+
+        await until(equal, "all nodes have equal clocks and digests")
+
+
+@asynccontextmanager
+async def cluster(
+    folder: Path, topology: Mapping[str, Sequence[str]], *, start: bool = True
+) -> AsyncIterator[Cluster]:
+    async with AsyncExitStack() as stack:
+        made = Cluster(folder, topology, stack)
+        await made.prepare()
+        stack.push_async_callback(made.stop_all)
+        if start:
+            for name in topology:
+                await made.start(name)
+        yield made
+
+
+@asynccontextmanager
+async def single(folder: Path, *, timing: Timing = QUICK) -> AsyncIterator[Running]:
+    config = replace(Config("mx1", folder, "127.0.0.1", 0, (), QUICK), timing=timing)
+    async with daemon.running(config) as (node, port), aiohttp.ClientSession() as http:
+        yield Running("mx1", node, port, http)
+
+
+@dataclass
+class NodeProcess:
+    """One node as a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def client(self) -> Client:
+        return Client(f"http://127.0.0.1:{self.port}")
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def node_process(data: Path, *arguments: str) -> Iterator[NodeProcess]:
+    """A node in a process, which is ended at the latest with the block."""
+    command = [sys.executable, "-m", "crdtmail", "node", "--data", str(data), "--listen", "127.0.0.1:0"]
+    with (data.parent / f"{data.name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline().decode()
+            assert "listening on" in ready, (data.parent / f"{data.name}.log").read_text()
+            yield NodeProcess(process, int(ready.split("127.0.0.1:")[1].split(",")[0]))
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            process.stdout.close()

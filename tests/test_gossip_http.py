@@ -1,0 +1,236 @@
+"""Whole nodes that gossip over HTTP: topologies, cuts, restarts, peers that are dead, slow or hostile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
+from crdtmail.gossip.codec import encode_position, encode_push
+from crdtmail.gossip.messages import Position
+from crdtmail.web.gossip_server import EXCHANGE, PUSH, SENDER
+from tests.nodes import CHAIN, MESH, STAR, Cluster, Running, cluster, run, single, until
+from tests.test_api import ALICE, INBOX, add, prepared, shown
+
+STRANGER = {SENDER: "00000000000000ff"}
+
+
+async def uids(it: Running) -> list[tuple[int, str]]:
+    return [(m["uid"], m["id"]) for m in (await it.ask("GET", INBOX)).body["messages"]]
+
+
+async def same_everywhere(nodes: Cluster) -> None:
+    """Read on all nodes until all show the same, UIDs included."""
+
+    async def same() -> bool:
+        first, *others = [await uids(it) for it in nodes.nodes.values()]
+        return all(it == first for it in others)
+
+    await nodes.converged()
+    await until(same, "all nodes show the same messages under the same UIDs")
+
+
+@pytest.mark.parametrize("topology", [MESH, CHAIN, STAR], ids=["mesh", "chain", "star"])
+def test_nodes_converge_whatever_their_topology(
+    tmp_path: Path, topology: Mapping[str, Sequence[str]]
+) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, topology) as nodes:
+            await prepared(nodes.nodes["mx1"])
+            await nodes.converged()
+            for name, it in nodes.nodes.items():
+                await add(it, f"from-{name}", "from-all")
+            await same_everywhere(nodes)
+            assert len(await shown(nodes.nodes["mx1"])) == len(topology) + 1
+
+    run(test())
+
+
+def test_both_sides_of_a_cut_go_on_and_come_together_when_it_is_healed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, MESH) as nodes:
+            first, second = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(first, "seed")
+            await first.ask(
+                "PATCH", f"{INBOX}/messages", {"ids": ["seed"], "patch": {"keywords/$flagged": True}}
+            )
+            await nodes.converged()
+            nodes.cut("mx1")
+            patch = {"ids": ["seed"], "patch": {"keywords/$answered": True}}
+            await first.ask("PATCH", f"{INBOX}/messages", patch)
+            patch = {"ids": ["seed"], "patch": {"keywords/$seen": True, "keywords/$flagged": None}}
+            await second.ask("PATCH", f"{INBOX}/messages", patch)
+            await add(first, "here")
+            await add(second, "there")
+            assert await shown(first) == {"seed": {"$answered", "$flagged"}, "here": set()}
+            nodes.heal()
+            await same_everywhere(nodes)
+            assert await shown(first) == {"seed": {"$answered", "$seen"}, "here": set(), "there": set()}
+
+    run(test())
+
+
+def test_nodes_may_start_in_any_order_and_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, CHAIN, start=False) as nodes:
+            await prepared(await nodes.start("mx3"), "m1")
+            await nodes.start("mx1")
+            await nodes.start("mx2")
+            await nodes.converged()
+            replica = nodes.nodes["mx2"].node.replica.id
+            await nodes.stop("mx2")
+            await add(nodes.nodes["mx1"], "m2")
+            await add(nodes.nodes["mx3"], "m3")
+            assert (await nodes.start("mx2")).node.replica.id == replica
+            await same_everywhere(nodes)
+            assert set(await shown(nodes.nodes["mx1"])) == {"m1", "m2", "m3"}
+
+    run(test())
+
+
+def test_a_peer_that_swallows_everything_delays_no_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        hung = asyncio.Event()
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            hung.set()
+            await reader.read(-1)
+            writer.close()
+
+        async with cluster(tmp_path, MESH, start=False) as nodes:
+            server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+            nodes.links["mx1", "mx3"].target = server.sockets[0].getsockname()[1]
+            first, second = await nodes.start("mx1"), await nodes.start("mx2")
+            await prepared(first)
+            await asyncio.wait_for(hung.wait(), 20)
+            for n in range(20):
+                token = (await add(first, f"m{n}"))["token"]
+                answer = await second.ask("GET", f"{INBOX}?tokenWait=5&token={token}")
+                assert answer.status == 200
+            server.close()
+
+    run(test())
+
+
+def test_in_a_mesh_each_delta_goes_about_once_to_each_peer(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, MESH) as nodes:
+            await prepared(nodes.nodes["mx1"])
+            await nodes.converged()
+            received: Counter[str] = Counter()
+            for name, it in nodes.nodes.items():
+                original = it.node.receive
+
+                async def counted(encoded, original=original, name=name):  # type: ignore[no-untyped-def]
+                    received[name] += len(encoded)
+                    return await original(encoded)
+
+                it.node.receive = counted  # type: ignore[method-assign]
+            for n in range(60):
+                await add(nodes.nodes[f"mx{n % 3 + 1}"], f"m{n}")
+            await nodes.converged()
+            assert sum(received.values()) <= 1.5 * 60 * 2
+
+    run(test())
+
+
+def test_a_gap_is_answered_with_the_clock_and_changes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            before = it.node.head
+            late = Delta(Dot(ReplicaId(255), 2), "alice", (Create(MailboxId(b"x" * 16)),))
+            early = Delta(
+                Dot(ReplicaId(255), 1), "alice", (DirectoryUpdate(b"\0\0", Clock({ReplicaId(9): 1})),)
+            )
+            for delta in (late, early):
+                answer = await it.ask("POST", PUSH, data=encode_push([encode_delta(delta)]), headers=STRANGER)
+                assert answer.status == 409
+                assert it.node.head == before
+
+    run(test())
+
+
+def test_what_a_faulty_peer_sends_is_refused_and_counted_and_stops_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            before = it.node.head
+            good = encode_delta(Delta(Dot(ReplicaId(255), 1), "alice", (Create(MailboxId(b"x" * 16)),)))
+            own = encode_delta(Delta(Dot(it.node.replica.id, 99), "alice", (Create(MailboxId(b"x" * 16)),)))
+            broken_update = encode_delta(
+                Delta(Dot(ReplicaId(255), 1), "alice", (DirectoryUpdate(b"nonsense", Clock()),))
+            )
+            bad = [good[:-1] + bytes([good[-1] ^ 1]), own, broken_update, b"", good + b"\0"]
+            for delta in bad:
+                answer = await it.ask("POST", PUSH, data=encode_push([delta]), headers=STRANGER)
+                assert (answer.status, answer.problem) == (400, "peer-error")
+                assert it.node.head == before
+            assert (await it.ask("GET", "/v1/status")).body["refusedFromPeers"] == len(bad)
+            answer = await it.ask("POST", PUSH, data=encode_push([good, bad[0]]), headers=STRANGER)
+            assert answer.status == 400
+            assert it.node.head.clock[ReplicaId(255)] == 1, "what came before the bad one is taken"
+            answer = await it.ask("POST", PUSH, data=encode_push([good]), headers=STRANGER)
+            assert answer.status == 204, "a delta that is known already is no fault"
+
+    run(test())
+
+
+def test_a_node_whose_own_writes_were_lost_refuses_new_ones_and_says_why(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            seen = Position(ReplicaId(255), "mx2", Clock({it.node.replica.id: 99}), 0)
+            assert (await it.ask("POST", EXCHANGE, data=encode_position(seen))).status == 200
+            answer = await it.ask("POST", ALICE, {"name": "Work"})
+            assert (answer.status, answer.problem) == (503, "writes-lost")
+            assert (await it.ask("GET", "/v1/status")).body["alarms"]
+
+    run(test())
+
+
+def test_equal_clocks_with_unequal_digests_raise_an_alarm(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, {"mx1": ["mx2"], "mx2": ["mx1"]}) as nodes:
+            first, second = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(first)
+            await nodes.converged()
+            second.node.head.digest ^= 1
+
+            async def alarmed() -> bool:
+                return bool((await first.ask("GET", "/v1/status")).body["alarms"])
+
+            await until(alarmed, "the damage is reported")
+
+    run(test())
+
+
+def test_whatever_bytes_a_peer_sends_are_refused_without_a_change(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
+
+    @given(st.binary(max_size=80))
+    def collect(body: bytes) -> None:
+        bodies.append(body)
+
+    collect()
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            before = it.node.head
+            for body in bodies:
+                for path in (EXCHANGE, PUSH):
+                    answer = await it.ask("POST", path, data=body, headers=STRANGER)
+                    assert answer.status in (204, 400), (path, body)
+            assert it.node.head == before
+
+    run(test())
