@@ -138,7 +138,9 @@ def _start(stack: ExitStack, folder: Path, network: _Network, *, chain: bool) ->
         for (_, target), link in links.items():
             if target == index:
                 link.target = port
-        clients.append(Client(f"http://127.0.0.1:{port}"))
+        client = Client(f"http://127.0.0.1:{port}")
+        stack.callback(client.close)
+        clients.append(client)
     return clients
 
 

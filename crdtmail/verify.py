@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,6 @@ class Verdict:
     nodes: list[dict[str, Any]]
     unreachable: dict[str, str] = field(default_factory=dict)
     accounts: int = 0
-    mailboxes: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -49,22 +49,22 @@ class Verdict:
 def verify(addresses: Sequence[str], *, timeout_s: float) -> Verdict:
     """Ask every node, and compare account by account, mailbox by mailbox."""
     verdict = Verdict([])
-    clients = []
-    for address in addresses:
-        client = Client(address, timeout_s=timeout_s)
-        try:
-            verdict.nodes.append(client.status() | {"address": address})
-            clients.append(client)
-        except Unreachable as error:
-            verdict.unreachable[address] = str(error)
-    by_account: list[dict[str, str]] = []
-    for client in clients:
-        by_account.append({each["account"]: each["digest"] for each in client.accounts()})
-    for account in sorted(set().union(*by_account)):
-        verdict.accounts += 1
-        digests = [accounts.get(account) for accounts in by_account]
-        if len(set(digests)) > 1:
-            verdict.differences += _compare(clients, account)
+    with ExitStack() as stack:
+        clients = []
+        for address in addresses:
+            client = Client(address, timeout_s=timeout_s)
+            stack.callback(client.close)
+            try:
+                verdict.nodes.append(client.status() | {"address": address})
+                clients.append(client)
+            except Unreachable as error:
+                verdict.unreachable[address] = str(error)
+        by_account = [{each["account"]: each["digest"] for each in client.accounts()} for client in clients]
+        for account in sorted(set().union(*by_account)):
+            verdict.accounts += 1
+            digests = [accounts.get(account) for accounts in by_account]
+            if len(set(digests)) > 1:
+                verdict.differences += _compare(clients, account)
     return verdict
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -179,9 +179,12 @@ class NodeProcess:
 
     process: subprocess.Popen[bytes]
     port: int
+    clients: list[Client] = field(default_factory=list)
 
     def client(self) -> Client:
-        return Client(f"http://127.0.0.1:{self.port}")
+        """A connection of its own, closed with the node."""
+        self.clients.append(Client(self.address))
+        return self.clients[-1]
 
     @property
     def address(self) -> str:
@@ -204,7 +207,12 @@ def node_process(data: Path, *arguments: str) -> Iterator[NodeProcess]:
         try:
             ready = process.stdout.readline().decode()
             assert "listening on" in ready, (data.parent / f"{data.name}.log").read_text()
-            yield NodeProcess(process, int(ready.split("127.0.0.1:")[1].split(",")[0]))
+            it = NodeProcess(process, int(ready.split("127.0.0.1:")[1].split(",")[0]))
+            try:
+                yield it
+            finally:
+                for client in it.clients:
+                    client.close()
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -1,0 +1,181 @@
+"""The bytes of deltas: one encoding each, checked both ways, and nothing but PeerError for all others."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import suppress
+from typing import Any
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import decode_delta, encode_delta
+from crdtmail.crdt.delta import Create, Delta, Keywords, MailboxId
+from crdtmail.crdt.directory import Directory
+from crdtmail.crdt.message import MessageId
+from crdtmail.errors import PeerError
+from crdtmail.gossip.codec import (
+    decode_answer,
+    decode_clock,
+    decode_position,
+    decode_push,
+    encode_answer,
+    encode_clock,
+    encode_position,
+    encode_push,
+)
+from crdtmail.gossip.messages import ExchangeAnswer, Position
+from crdtmail.limits import MAX_DELTA
+from tests.strategies import CLOCKS, DELTAS, REPLICAS
+
+BOX = MailboxId(b"0123456789abcdef")
+SIMPLE = Delta(Dot(ReplicaId(7), 1), "alice", (Create(BOX),))
+CHANGE = Delta(
+    Dot(ReplicaId(7), 2),
+    "alice",
+    (Keywords(BOX, (MessageId("m"),), ("$seen",), (), Clock({ReplicaId(7): 1})),),
+)
+
+
+def sealed(fields: list[Any], **options: Any) -> bytes:
+    """A delta of any content, with the right checksum."""
+    payload = b"\x86" + cbor2.dumps(fields, **options)[1:]
+    return payload + b"\x44" + zlib.crc32(payload).to_bytes(4, "big")
+
+
+@given(DELTAS)
+def test_a_delta_reads_as_it_was_written(delta: Delta) -> None:
+    assert decode_delta(encode_delta(delta)) == delta
+
+
+@given(DELTAS, st.data())
+def test_a_flipped_bit_is_noticed(delta: Delta, data: st.DataObject) -> None:
+    encoded = bytearray(encode_delta(delta))
+    bit = data.draw(st.integers(0, len(encoded) * 8 - 1))
+    encoded[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(PeerError):
+        decode_delta(bytes(encoded))
+
+
+@given(DELTAS, st.data())
+def test_a_cut_off_delta_is_noticed(delta: Delta, data: st.DataObject) -> None:
+    encoded = encode_delta(delta)
+    with pytest.raises(PeerError):
+        decode_delta(encoded[: data.draw(st.integers(0, len(encoded) - 1))])
+
+
+CBOR = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=17),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.integers(0, 9), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(st.lists(CBOR, min_size=5, max_size=5))
+def test_well_sealed_nonsense_is_refused_or_reads_as_it_is_written(fields: list[Any]) -> None:
+    data = sealed(fields)
+    with suppress(PeerError):
+        assert encode_delta(decode_delta(data)) == data
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_refused_or_read_as_they_are_written(data: bytes) -> None:
+    with suppress(PeerError):
+        assert encode_delta(decode_delta(data)) == data
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [2, 7, 1, "alice", [[0, BOX]]],
+        [1, -1, 1, "alice", [[0, BOX]]],
+        [1, 2**64, 1, "alice", [[0, BOX]]],
+        [1, 7, 0, "alice", [[0, BOX]]],
+        [1, 7, True, "alice", [[0, BOX]]],
+        [1, 7, 1, "", [[0, BOX]]],
+        [1, 7, 1, "a\0b", [[0, BOX]]],
+        [1, 7, 1, "x" * 256, [[0, BOX]]],
+        [1, 7, 1, "alice", []],
+        [1, 7, 1, "alice", [[0, BOX]] * 65],
+        [1, 7, 1, "alice", [[8, BOX]]],
+        [1, 7, 1, "alice", [[0, BOX, 1]]],
+        [1, 7, 1, "alice", [[0, BOX[:15]]]],
+        [1, 7, 1, "alice", [[1, BOX, []]]],
+        [1, 7, 1, "alice", [[1, BOX, [["m", 0, 1, 1, []]]]]],
+        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["$Seen"]]]]]],
+        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["b", "a"]]]]]],
+        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, []]] * 2]]],
+        [1, 7, 1, "alice", [[2, BOX, BOX, [["m", 1, 1, 1, []]], {}]]],
+        [1, 7, 1, "alice", [[3, BOX, ["m"], [], [], {}]]],
+        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], ["a"], {}]]],
+        [1, 7, 1, "alice", [[3, BOX, ["m"], ["(undeleted)"], [], {}]]],
+        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], {7: 0}]]],
+        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], dict.fromkeys(range(1001), 1)]]],
+        [1, 7, 1, "alice", [[4, BOX, ["m", "m"], {}]]],
+        [1, 7, 1, "alice", [[5, BOX, [["m", 2**32]], {}]]],
+    ],
+    ids=lambda fields: str(fields)[:70],
+)
+def test_what_no_replica_would_write_is_refused(fields: list[Any]) -> None:
+    with pytest.raises(PeerError):
+        decode_delta(sealed(fields))
+
+
+def test_there_is_one_encoding_of_a_delta() -> None:
+    plain = [1, 7, 2, "alice", [[3, BOX, ["m"], ["$seen"], [], {7: 1, 300: 2}]]]
+    decode_delta(sealed(plain, canonical=True))
+    backwards = [*plain[:4], [[3, BOX, ["m"], ["$seen"], [], {300: 2, 7: 1}]]]
+    with pytest.raises(PeerError):
+        decode_delta(sealed(backwards))
+    with pytest.raises(PeerError):
+        decode_delta(encode_delta(SIMPLE) + b"\0")
+    payload = encode_delta(SIMPLE)[:-5].replace(b"\x86\x01\x07", b"\x86\x01\x18\x07", 1)  # 7 in two bytes
+    with pytest.raises(PeerError):
+        decode_delta(payload + b"\x44" + zlib.crc32(payload).to_bytes(4, "big"))
+
+
+def test_shared_references_and_depth_are_refused() -> None:
+    shared: list[Any] = []
+    shared.append(shared)
+    deep: list[Any] = []
+    for _ in range(500):
+        deep = [deep]
+    for fields in ([1, 7, 1, "alice", shared], [1, 7, 1, "alice", deep]):
+        with pytest.raises(PeerError):
+            decode_delta(sealed(fields, value_sharing=True))
+
+
+def test_a_delta_over_the_limit_is_refused_unread() -> None:
+    with pytest.raises(PeerError, match="over the limit"):
+        decode_delta(b"\0" * (MAX_DELTA + 1))
+
+
+POSITIONS = st.builds(Position, REPLICAS, st.text(max_size=20), CLOCKS, st.integers(0, 2**64 - 1))
+
+
+@given(POSITIONS, st.lists(st.binary(max_size=9), max_size=3))
+def test_gossip_reads_as_it_was_written(position: Position, deltas: list[bytes]) -> None:
+    answer = ExchangeAnswer(position, tuple(deltas))
+    assert decode_position(encode_position(position)) == position
+    assert decode_answer(encode_answer(answer)) == answer
+    assert decode_push(encode_push(deltas)) == tuple(deltas)
+    assert decode_clock(encode_clock(position.clock)) == position.clock
+
+
+@given(CBOR.map(cbor2.dumps) | st.binary(max_size=60))
+def test_any_gossip_is_read_or_refused(data: bytes) -> None:
+    for decode in (decode_position, decode_answer, decode_push, decode_clock):
+        with suppress(PeerError):
+            decode(data)
+
+
+@given(st.binary(max_size=60))
+def test_any_directory_update_is_merged_or_refused(data: bytes) -> None:
+    directory = Directory(b"", ReplicaId(1))
+    update = directory.create(BOX, "Work")
+    for broken in (data, update[: len(data) % len(update)] + data):
+        with suppress(PeerError):
+            Directory(update, ReplicaId(2)).merge(broken)
