@@ -83,6 +83,12 @@ def _mailbox_list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _mailbox_create(options: argparse.Namespace) -> int:
+    made = _client(options).create_mailbox(options.account, options.mailbox)
+    screen.out.print(f"{made['name']} created (id {made['id']})", markup=False)
+    return 0
+
+
 def _mailbox_show(options: argparse.Namespace) -> int:
     document = _client(options).mailbox(options.account, options.mailbox)
     screen.out.print(
@@ -153,7 +159,7 @@ def _status(options: argparse.Namespace) -> int:
     )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
-    table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard", "error")
+    table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")
     for peer in status["peers"]:
         lag = peer["lag"]
         table.add_row(
@@ -163,9 +169,11 @@ def _status(options: argparse.Namespace) -> int:
             "?" if lag is None else f"{lag['deltas']} deltas",
             "?" if lag is None else f"{lag['seconds']:.1f} s",
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
-            peer["error"] or "",
         )
     screen.out.print(table if status["peers"] else "no peers are configured")
+    for peer in status["peers"]:
+        if peer["error"]:
+            screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
     return 1 if status["alarms"] else 0
 
 
@@ -196,7 +204,10 @@ def _verify(options: argparse.Namespace) -> int:
             "The nodes have not applied the same changes yet; if they can reach one another, ask again."
         )
     if verdict.agrees:
-        screen.out.print(f"{len(verdict.nodes)} nodes agree on {verdict.accounts} account(s)")
+        if len(verdict.nodes) == 1:
+            screen.out.print("There is one node alone: nothing to compare")
+        else:
+            screen.out.print(f"{len(verdict.nodes)} nodes agree on {verdict.accounts} account(s)")
         return 0
     return 1 if verdict.nodes and not verdict.unreachable else 3
 
@@ -255,7 +266,7 @@ def _parser() -> argparse.ArgumentParser:
             f"on 127.0.0.1:{config.DEFAULT_PORT} and keeps its data in {config.default_data()}."
         ),
     )
-    node.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML; flags go before them")
+    node.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML; flags override them")
     node.add_argument("--name", help="what other nodes and people call this node (the host's name)")
     node.add_argument("--data", metavar="FOLDER", help="where its state is kept; one node a folder")
     node.add_argument(
@@ -276,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = _client_parser(mailbox, "list", "list an account's mailboxes", _mailbox_list)
     listing.add_argument("account")
     for name, text, command in (
+        ("create", "make a mailbox", _mailbox_create),
         ("show", "show a mailbox's messages", _mailbox_show),
         ("watch", "print changes of a mailbox as they come", _mailbox_watch),
     ):

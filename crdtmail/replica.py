@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from crdtmail.applying import Rehoming, apply
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -32,10 +32,19 @@ from crdtmail.crdt.directory import Directory, below
 from crdtmail.crdt.message import DELETED, MessageId, NewMessage, expand
 from crdtmail.crdt.names import INBOX
 from crdtmail.crdt.uid import Stripe, Uid
-from crdtmail.errors import AlreadyExists, Forbidden, NotFound, PeerError, StoreError, TooLarge
+from crdtmail.errors import (
+    AlreadyExists,
+    Forbidden,
+    NotFound,
+    PeerError,
+    RequestError,
+    StoreError,
+    TooLarge,
+)
 from crdtmail.limits import (
     MAX_ANNOTATIONS,
     MAX_DELTA,
+    MAX_KEYWORDS_PER_MESSAGE,
     MAX_MAILBOXES_PER_ACCOUNT,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
@@ -52,6 +61,8 @@ from crdtmail.store.tables import (
     WritableTables,
 )
 from crdtmail.views import living_mailboxes
+
+T = TypeVar("T")
 
 
 class IncomingMessage(NamedTuple):
@@ -380,8 +391,7 @@ class Replica:
             stored.sort(key=lambda pair: (pair[1].message.uid, pair[0]))
             head = tables.head()
             fresh = self._stripe(head).healed_uids(box.uid_next, len(stored))
-            for start in range(0, len(stored), MAX_MESSAGES_PER_OPERATION):
-                block = stored[start : start + MAX_MESSAGES_PER_OPERATION]
+            for block in _blocks(stored, MAX_MESSAGES_PER_OPERATION):
                 observed = _Observed()
                 for id, message in block:
                     observed.see(id, message)
@@ -410,7 +420,10 @@ class Replica:
         head = tables.head()
         delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"
-        data = encode_delta(delta)
+        try:
+            data = encode_delta(delta)
+        except ValueError as error:
+            raise RequestError(f"the change cannot be told to other replicas: {error}") from error
         if len(data) > MAX_DELTA:
             raise TooLarge(f"the change takes {len(data)} bytes, at most {MAX_DELTA} fit one delta")
         self._touched.add(account)
@@ -419,16 +432,18 @@ class Replica:
 
     def _rehome(self, tables: WritableTables, move: Delta, rehomings: list[Rehoming]) -> None:
         """Put keywords after the messages that `move` took along unseen, in a delta of this replica's own."""
-        wanted: dict[tuple[MailboxId, frozenset[str], frozenset[str]], list[MessageId]] = {}
+        wanted: dict[tuple[MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
         for mailbox, id, add, remove in rehomings:
-            wanted.setdefault((mailbox, add, remove), []).append(id)
+            for change in _within_limits(add, remove):
+                wanted.setdefault((mailbox, *change), {})[id] = None
         moved = Clock.of([move.dot])  # the instances that the move has made, and no others
         operations = [
-            Keywords(mailbox, tuple(ids), tuple(sorted(add)), tuple(sorted(remove)), moved)
+            Keywords(mailbox, tuple(block), add, remove, moved)
             for (mailbox, add, remove), ids in wanted.items()
+            for block in _blocks(list(ids), MAX_MESSAGES_PER_OPERATION)
         ]
-        for start in range(0, len(operations), MAX_OPERATIONS):
-            self._commit(tables, move.account, *operations[start : start + MAX_OPERATIONS])
+        for some in _blocks(operations, MAX_OPERATIONS):
+            self._commit(tables, move.account, *some)
 
     def _mailbox(self, tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:
         box = tables.mailbox(account, mailbox)
@@ -484,14 +499,15 @@ class Replica:
 
         A UID never means a message that was not shown under it.  Raises TooLarge.
         """
-        for id in dict.fromkeys(selection.ids):
+        named = dict.fromkeys(selection.ids)
+        for id in named:
             uid = tables.uid(box.number, id)
             stored = None if uid is None else tables.message(box.number, uid, id)
             if stored is not None:
                 yield id, stored
         for first, last in _merged(selection.uids):
             for _, id, stored in tables.messages(box.number, first, last):
-                if not box.stale or not tables.is_stale(box.number, id):
+                if id not in named and not (box.stale and tables.is_stale(box.number, id)):
                     yield id, stored
 
     def _stored(self, tables: Tables, box: Mailbox, id: MessageId) -> StoredMessage:
@@ -555,6 +571,21 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             merged.append((first, last))
     return merged
+
+
+def _within_limits(
+    add: frozenset[str], remove: frozenset[str]
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The keyword change as several, none over the limit of one."""
+    signed = [(keyword, True) for keyword in sorted(add)] + [(keyword, False) for keyword in sorted(remove)]
+    for block in _blocks(signed, MAX_KEYWORDS_PER_MESSAGE):
+        yield tuple(k for k, adds in block if adds), tuple(k for k, adds in block if not adds)
+
+
+def _blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in order, in blocks of at most `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _check_count(count: int) -> None:

@@ -53,8 +53,17 @@ CREATE, ADD, MOVE, KEYWORDS, EXPUNGE, RENUMBER, DIRECTORY, DELETE = range(8)
 
 
 def encode_delta(delta: Delta) -> bytes:
-    """`[version, replica, seq, account, [operation ...], crc32]`; the checksum covers all before it."""
-    body = [VERSION, delta.dot.replica, delta.dot.seq, delta.account, [_plain(op) for op in delta.operations]]
+    """`[version, replica, seq, account, [operation ...], crc32]`; the checksum covers all before it.
+
+    Raises ValueError for what no replica would read: once in a log, it would stop its origin's deltas there.
+    """
+    operations = [_plain(operation) for operation in delta.operations]
+    _delta(delta.dot.replica, delta.dot.seq, delta.account, operations)
+    return _sealed(delta, operations)
+
+
+def _sealed(delta: Delta, operations: list[list[Any]]) -> bytes:
+    body = [VERSION, delta.dot.replica, delta.dot.seq, delta.account, operations]
     payload = b"\x86" + dump(body)[1:]
     return payload + _CHECKSUM_HEAD + zlib.crc32(payload).to_bytes(4, "big")
 
@@ -71,15 +80,20 @@ def decode_delta(data: bytes) -> Delta:
         version, replica, seq, account, operations, _ = _list(fields, 6)
         if version != VERSION:
             raise PeerError(f"a delta has version {version!r}; this node reads version {VERSION}")
-        dot = Dot(ReplicaId(_int(replica, 0, _MAX_REPLICA)), _int(seq, 1, MAX_SEQ))
-        if not 0 < len(_list(operations)) <= MAX_OPERATIONS:
-            raise ValueError(f"a delta has 1-{MAX_OPERATIONS} operations")
-        delta = Delta(dot, check_account(account), tuple(_operation(op) for op in operations))
+        delta = _delta(replica, seq, account, operations)
     except ValueError as error:
         raise PeerError(f"a delta is not well formed: {error}") from error
-    if encode_delta(delta) != data:
+    if _sealed(delta, [_plain(operation) for operation in delta.operations]) != data:
         raise PeerError("a delta is not in its deterministic encoding")
     return delta
+
+
+def _delta(replica: object, seq: object, account: object, operations: object) -> Delta:
+    """The delta of these plain values, every one checked.  Raises ValueError."""
+    dot = Dot(ReplicaId(_int(replica, 0, _MAX_REPLICA)), _int(seq, 1, MAX_SEQ))
+    if not 0 < len(_list(operations)) <= MAX_OPERATIONS:
+        raise ValueError(f"a delta has 1-{MAX_OPERATIONS} operations")
+    return Delta(dot, check_account(account), tuple(_operation(op) for op in _list(operations)))
 
 
 def plain_clock(clock: Clock) -> dict[int, int]:
@@ -98,10 +112,23 @@ def dump(value: Any) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
+class _NoTags(dict[int, Any]):
+    """Decoders for no tag: to reduce a fraction of two long numbers alone can take hours."""
+
+    def __missing__(self, tag: int) -> Any:
+        raise ValueError(f"tag {tag} is not in use here")
+
+
 def load(data: bytes) -> Any:
     """The plain value in `data`, which `dump` must have made.  Raises PeerError."""
     try:
-        value = cbor2.loads(data, max_depth=_MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False)
+        value = cbor2.loads(
+            data,
+            max_depth=_MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_NoTags(),
+        )
     except Exception as error:  # a decoder's errors are whatever its input made of it
         raise PeerError(f"not CBOR that this node reads: {error}") from error
     return value

@@ -20,7 +20,7 @@ from crdtmail import views
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.names import check_account, check_script_name
-from crdtmail.errors import NotFound, RequestError
+from crdtmail.errors import NotFound, RequestError, TooLarge
 from crdtmail.limits import (
     DEFAULT_PAGE,
     DEFAULT_WAIT_S,
@@ -241,6 +241,8 @@ class _Api:
         body = await json_object(request)
         only(body, {"content", "isActive"})
         content = text(body["content"], "content", MAX_SCRIPT) if "content" in body else None
+        if content is not None and len(content.encode()) > MAX_SCRIPT:
+            raise TooLarge(f"a script has at most {MAX_SCRIPT} bytes")
         is_active = boolean(body["isActive"], "isActive") if "isActive" in body else None
 
         def command(replica: Replica, txn: Transaction) -> dict[str, Any]:

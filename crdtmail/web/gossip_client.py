@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 
 import aiohttp
@@ -73,13 +74,13 @@ async def _exchange(node: Node, address: str, session: Session, http: aiohttp.Cl
     theirs = answer.position
     if theirs.replica == ours.replica:
         raise PeerError("this is the node itself, or a copy of its data folder")
+    await node.hear(theirs)
     after: Clock = ours.clock
     if answer.deltas:
         reception = await node.receive(answer.deltas)
         if reception.refusal is not None:
             raise PeerError(reception.refusal)
         after = reception.clock
-    await node.hear(theirs)
     session.exchanged(node.now(), ours, theirs, after)
 
 
@@ -96,4 +97,12 @@ async def _post(
             raise PeerError("the answer is over the limit")
         if response.status == 409 or 200 <= response.status < 300:
             return response.status, answer
-        raise PeerError(f"the peer answered {response.status}: {answer[:500].decode(errors='replace')}")
+        raise PeerError(f"the peer answered {response.status}: {_reason(answer)}")
+
+
+def _reason(answer: bytes) -> str:
+    """The detail of a problem (RFC 9457), or the beginning of whatever else it is."""
+    try:
+        return str(json.loads(answer)["detail"])[:300]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return answer[:300].decode(errors="replace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
 from crdtmail.crdt.clock import ReplicaId
@@ -46,7 +48,7 @@ class _Server:
 
 
 def _sender(request: web.Request) -> ReplicaId:
-    try:
-        return ReplicaId(int(request.headers.get(SENDER, ""), 16) & (2**64 - 1))
-    except ValueError:
-        raise PeerError(f"a push names its sender in {SENDER}") from None
+    sender = request.headers.get(SENDER, "")
+    if not re.fullmatch("[0-9a-f]{16}", sender, re.ASCII):
+        raise PeerError(f"a push names its sender in {SENDER}, in 16 hexadecimal digits")
+    return ReplicaId(int(sender, 16))
