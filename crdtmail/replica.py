@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from crdtmail.applying import Rehoming, apply
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -45,12 +45,13 @@ from crdtmail.limits import (
     MAX_ANNOTATIONS,
     MAX_DELTA,
     MAX_KEYWORDS_PER_MESSAGE,
+    MAX_MAILBOX_NAME,
     MAX_MAILBOXES_PER_ACCOUNT,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
     MAX_SCRIPTS,
 )
-from crdtmail.store.interface import Store, Transaction
+from crdtmail.store.interface import Store, T, Transaction
 from crdtmail.store.tables import (
     FORMAT,
     Head,
@@ -61,8 +62,6 @@ from crdtmail.store.tables import (
     WritableTables,
 )
 from crdtmail.views import living_mailboxes
-
-T = TypeVar("T")
 
 
 class IncomingMessage(NamedTuple):
@@ -190,7 +189,10 @@ class Replica:
         return mailbox
 
     def rename_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId, name: str) -> None:
-        """Rename a mailbox and with it those below it.  Raises AlreadyExists, Forbidden, NotFound."""
+        """Rename a mailbox and with it those below it.
+
+        Raises AlreadyExists, Forbidden, NotFound, TooLarge.
+        """
         tables = WritableTables(txn)
         living = living_mailboxes(tables, account)
         entry = living.get(mailbox)
@@ -206,6 +208,8 @@ class Replica:
             return
         names = {its.name for other, its in living.items() if other not in renamed}
         for new in renamed.values():
+            if len(new.encode()) > MAX_MAILBOX_NAME:
+                raise TooLarge(f"a mailbox below would have a name of over {MAX_MAILBOX_NAME} bytes")
             if new in names:
                 raise AlreadyExists(f"a mailbox named {new!r} exists already")
         update = Directory(tables.directory(account), self.id).rename(

@@ -128,7 +128,8 @@ class Session:
         if self._relaying and self.known.includes(clock):
             self.failed(now, "the peer took none of what it lacks")
             return
-        self._succeeded(now)
+        self._busy = None  # no success yet: a peer that never takes anything is tried ever more rarely
+        self.heard_at = now
         self.known = clock
         self._relaying = True
 

@@ -78,7 +78,8 @@ class Store(Protocol):
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """The last committed state, from now to the end of the block, whatever is written meanwhile.
 
-        It may be entered in one thread, and used and left in another.
+        It may be entered in one thread, and used and left in another.  Raises Overloaded if too many are
+        open.
         """
         ...
 

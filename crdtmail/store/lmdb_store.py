@@ -17,7 +17,7 @@ from typing import Any
 
 import lmdb
 
-from crdtmail.errors import ConfigError, StoreError
+from crdtmail.errors import ConfigError, Overloaded, StoreError
 from crdtmail.limits import MAX_READERS, MIB
 from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
 
@@ -40,7 +40,11 @@ class LmdbStore:
         try:
             data = folder / "data.mdb"
             size = max(first_map, 2 * data.stat().st_size if data.exists() else 0)
-            self._env = lmdb.open(str(folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS)
+            # Most reads are of single records: reading ahead makes one flag in a large cold mailbox take
+            # twenty times as long (`python -m benchmarks cold-flag`).
+            self._env = lmdb.open(
+                str(folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS, readahead=False
+            )
             self._env.reader_check()
             self._tables: dict[Table, Any] = {table: self._env.open_db(table.value) for table in Table}
         except lmdb.Error as error:
@@ -62,7 +66,11 @@ class LmdbStore:
             self._gate.wait_for(lambda: not self._growing)
             self._readers += 1
         try:
-            with self._env.begin() as txn:
+            try:
+                begun = self._env.begin()
+            except lmdb.ReadersFullError as error:
+                raise Overloaded("too many snapshots are open already") from error
+            with begun as txn:
                 yield txn
         finally:
             with self._gate:
@@ -96,10 +104,13 @@ class LmdbStore:
         """Double the map.  LMDB allows it only while no transaction is open in this process."""
         with self._gate:
             self._growing = True
-            self._gate.wait_for(lambda: self._readers == 0)
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
-            self._growing = False
-            self._gate.notify_all()
+            try:
+                self._gate.wait_for(lambda: self._readers == 0)
+                with _medium_errors():
+                    self._env.set_mapsize(2 * self._env.info()["map_size"])
+            finally:
+                self._growing = False
+                self._gate.notify_all()
 
 
 class _Transaction:

@@ -35,6 +35,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import Instance, Message, MessageId
 from crdtmail.crdt.uid import Uid
+from crdtmail.limits import MAX_UID
 from crdtmail.store.interface import Snapshot, Table, Transaction, after_prefix
 
 Lsn = NewType("Lsn", int)
@@ -222,10 +223,12 @@ class Tables:
         return None if record is None else decode_message(record)
 
     def messages(
-        self, number: int, first: int = 0, last: int = 2**32 - 1
+        self, number: int, first: int = 0, last: int = MAX_UID
     ) -> Iterator[tuple[Uid, MessageId, StoredMessage]]:
         """Messages with `first <= uid <= last`, by UID."""
-        stop = _BOX_UID.pack(number, last + 1) if last < 2**32 - 1 else _U32.pack(number + 1)
+        if first > MAX_UID:
+            return
+        stop = _BOX_UID.pack(number, last + 1) if last < MAX_UID else _U32.pack(number + 1)
         for key, record in self._rows.scan(Table.MESSAGES, _BOX_UID.pack(number, first), stop):
             yield Uid(_U32.unpack_from(key, 4)[0]), MessageId(key[8:].decode()), decode_message(record)
 

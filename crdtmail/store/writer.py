@@ -121,7 +121,12 @@ class Writer:
                 write.future.set_exception(outcome.error)
             elif write.wants_snapshot:
                 closing = self._store.snapshot()
-                write.future.set_result(Snapshotted(outcome, closing.__enter__(), closing))
+                try:
+                    snapshot = closing.__enter__()
+                except Exception as error:  # the write is durable; only this reader goes without
+                    write.future.set_exception(error)
+                else:
+                    write.future.set_result(Snapshotted(outcome, snapshot, closing))
             else:
                 write.future.set_result(outcome)
 
