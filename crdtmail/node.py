@@ -208,7 +208,8 @@ class Node:
         if (session := self.peers.session_of(theirs.replica)) is not None:
             session.heard_position(self.now(), ours, theirs, answered=bool(entries))
         self.progress.fire()
-        return ExchangeAnswer(self.position(), tuple(entry.delta for entry in entries))
+        # Our position as it was before the deltas were read: what was committed since is news for later.
+        return ExchangeAnswer(ours, tuple(entry.delta for entry in entries))
 
     async def receive(self, encoded: Sequence[bytes]) -> Reception:
         """Apply deltas from another replica in order, up to the first gap or refusal; durable when done."""

@@ -214,6 +214,22 @@ def test_equal_clocks_with_unequal_digests_raise_an_alarm(tmp_path: Path) -> Non
     run(test())
 
 
+def test_an_answer_never_claims_more_than_it_brings(tmp_path: Path) -> None:
+    """While it is made, this node may commit; the asker must not think that it was refused the rest."""
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            for number in range(20):
+                asker = Position(ReplicaId(1000 + number), "new", it.node.head.clock, it.node.head.digest)
+                name = f"Work {number}"
+                writing = it.node.write(lambda replica, txn, n=name: replica.create_mailbox(txn, "alice", n))  # type: ignore[misc]
+                _, answer = await asyncio.gather(writing, it.node.answer_exchange(asker))
+                assert answer.deltas or asker.clock.includes(answer.position.clock)
+
+    run(test())
+
+
 def test_whatever_bytes_a_peer_sends_are_refused_without_a_change(tmp_path: Path) -> None:
     bodies: list[bytes] = []
 

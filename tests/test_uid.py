@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def test_uids_ascend_from_where_they_may_begin(members: set[ReplicaId], first: i
         assert uids == sorted(set(uids))
         assert uids[0] >= max(1, first)
         assert uids[0] < max(1, first) + len(members), "no UID of the stripe is passed over"
-        assert {later - earlier for earlier, later in zip(uids, uids[1:], strict=False)} == {len(members)}
+        assert {later - earlier for earlier, later in pairwise(uids)} == {len(members)}
 
 
 @given(MEMBERS, st.integers(0, 2**64 - 1).map(ReplicaId))
@@ -60,7 +60,7 @@ def test_masters_that_heal_the_same_messages_at_once_give_blocks_one_above_the_o
         for replica in sorted(members)
     ]
     assert all(min(block) >= uid_next for block in blocks)
-    for lower, higher in zip(blocks, blocks[1:], strict=False):
+    for lower, higher in pairwise(blocks):
         assert max(lower) < min(higher)
 
 

@@ -48,7 +48,7 @@ class Directory:
         self._scripts: Any = self._doc.get("scripts", type=pycrdt.Map)
         self._sieve: Any = self._doc.get("sieve", type=pycrdt.Map)
         if state:
-            self.merge(state)
+            self._apply(state)
 
     def state(self) -> bytes:
         """The whole document, as an update to an empty one."""
@@ -56,6 +56,13 @@ class Directory:
 
     def merge(self, update: bytes) -> None:
         """Apply an update.  Raises PeerError if it is none; then this object must not be used again."""
+        self._apply(update)
+        try:
+            self.content()
+        except ValueError as error:
+            raise PeerError(f"a directory update holds what no directory does: {error}") from error
+
+    def _apply(self, update: bytes) -> None:
         try:
             self._doc.apply_update(update)
         except ValueError as error:
@@ -90,7 +97,7 @@ class Directory:
     def active_script(self) -> str | None:
         """The name of the script that filters new mail."""
         name = self._sieve.to_py().get(_ACTIVE)
-        return name if name in self.scripts() else None
+        return name if isinstance(name, str) and name in self.scripts() else None
 
     def new_id(self, account: Account, name: str) -> MailboxId:
         """The id under which `name` is created now: the generation counts who has vacated the name."""
@@ -139,10 +146,10 @@ class Directory:
         """Make the script, or change the lines in which it differs."""
 
         def change() -> None:
-            if name not in self.scripts():
+            text = self._scripts.get(name)
+            if not isinstance(text, pycrdt.Text):
                 self._scripts[name] = pycrdt.Text(content)
                 return
-            text = self._scripts[name]
             old, new = (value.encode().splitlines(keepends=True) for value in (str(text), content))
             offset = 0
             for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -151,6 +158,8 @@ class Directory:
                     del text[offset : offset + len(before)]  # Yjs counts bytes here
                     text.insert(offset, after.decode())
                 offset += len(after)
+            if str(text) != content:  # another program wrote more than text into it
+                self._scripts[name] = pycrdt.Text(content)
 
         return self._change(change)
 
