@@ -16,6 +16,7 @@ from pathlib import Path
 import crdtmail
 from crdtmail import config, screen
 from crdtmail.client import Client, Unreachable
+from crdtmail.crdt.names import check_account
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
 from crdtmail.limits import MAX_WAIT_S
 
@@ -25,9 +26,9 @@ _EXIT = {Unreachable: 3, StoreError: 4, ConfigError: 2, SourceError: 2}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except CrdtmailError as error:
         screen.err.print(f"crdtmail: {error}", markup=False)
@@ -117,7 +118,10 @@ def _mailbox_watch(options: argparse.Namespace) -> int:
 
 def _flag(options: argparse.Namespace) -> int:
     patch: dict[str, bool | None] = {}
-    for change in options.changes:
+    changes = options.changes[1:] if options.changes[:1] == ["--"] else options.changes
+    for change in changes:
+        if change.startswith("--"):
+            raise ConfigError(f"{change!r}: options stand before the account")
         if len(change) < 2 or change[0] not in "+-":
             raise ConfigError(f"{change!r}: a change is + or - and a flag, like '+\\Seen' or '-Work'")
         name = screen.keyword(change[1:])
@@ -180,7 +184,7 @@ def _status(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from crdtmail.verify import verify
 
-    addresses = [config.split_address(address) for address in options.address]
+    addresses = list(dict.fromkeys(config.split_address(address) for address in options.address))
     if not addresses:
         status = _client(options).status()
         addresses = [_address(options), *(peer["address"] for peer in status["peers"])]
@@ -236,6 +240,23 @@ def _selection(options: argparse.Namespace) -> dict[str, object]:
     return {"uids": options.messages}
 
 
+def _account(given: str) -> str:
+    try:
+        return check_account(given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise ConfigError(f"{given!r}: a number of seconds above 0, at most 3600, was expected")
+    return seconds
+
+
 def _pointer(keyword: str) -> str:
     return keyword.replace("~", "~0").replace("/", "~1")
 
@@ -285,19 +306,19 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", required=True, metavar="COMMAND"
     )
     listing = _client_parser(mailbox, "list", "list an account's mailboxes", _mailbox_list)
-    listing.add_argument("account")
+    listing.add_argument("account", type=_account)
     for name, text, command in (
         ("create", "make a mailbox", _mailbox_create),
         ("show", "show a mailbox's messages", _mailbox_show),
         ("watch", "print changes of a mailbox as they come", _mailbox_watch),
     ):
         one = _client_parser(mailbox, name, text, command)
-        one.add_argument("account")
+        one.add_argument("account", type=_account)
         one.add_argument("mailbox", help="its name, like INBOX or Archive/2026")
 
     flag = _client_parser(commands, "flag", "add and remove flags", _flag)
     flag.add_argument("--ids", action="store_true", help="MESSAGES are message ids, with commas between")
-    flag.add_argument("account")
+    flag.add_argument("account", type=_account)
     flag.add_argument("mailbox")
     flag.add_argument("messages", help="UIDs like 1:5,9,20:*")
     flag.add_argument(
@@ -311,12 +332,12 @@ def _parser() -> argparse.ArgumentParser:
         _expunge,
     )
     expunge.add_argument("--ids", action="store_true", help="MESSAGES are message ids, with commas between")
-    expunge.add_argument("account")
+    expunge.add_argument("account", type=_account)
     expunge.add_argument("mailbox")
     expunge.add_argument("messages", nargs="?", help="UIDs like 1:5,9,20:*; without: all that are \\Deleted")
 
     importing = _client_parser(commands, "import", "import a Maildir tree or an mbox file", _import)
-    importing.add_argument("account")
+    importing.add_argument("account", type=_account)
     importing.add_argument("path", type=Path, help="a Maildir (with its subfolders) or an mbox file")
 
     _client_parser(commands, "status", "say how a node and its peers are; exit code 1 on an alarm", _status)
@@ -325,7 +346,9 @@ def _parser() -> argparse.ArgumentParser:
         commands, "verify", "compare the nodes' mailboxes; exit code 0 only if all agree", _verify
     )
     verify.add_argument("address", nargs="*", help="nodes; without: the --node and its peers")
-    verify.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for each node (10)")
+    verify.add_argument(
+        "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each node (10)"
+    )
 
     demo = commands.add_parser(
         "demo",

@@ -39,7 +39,10 @@ class Client:
         self._connection.close()
 
     def status(self) -> dict[str, Any]:
-        return self.request("GET", "/v1/status")
+        status = self.request("GET", "/v1/status")
+        if not {"replica", "clock", "digest"} <= status.keys():
+            raise self._no_node()
+        return status
 
     def accounts(self) -> Iterator[dict[str, Any]]:
         """Every account with its digest."""
@@ -116,8 +119,11 @@ class Client:
             if not isinstance(document, dict):
                 raise ValueError
         except ValueError:
-            raise Unreachable(f"what answers at {self.address} is no crdtmail node") from None
+            raise self._no_node() from None
         if response.status >= 400:
             kind = str(document.get("type", "")).removeprefix("/problems/")
             raise Refused(response.status, kind, str(document.get("detail") or document.get("title")))
         return document
+
+    def _no_node(self) -> Unreachable:
+        return Unreachable(f"what answers at {self.address} is no crdtmail node")

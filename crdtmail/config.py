@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from crdtmail.gossip.session import Timing
 from crdtmail.limits import MAX_PEER_NAME
 
 DEFAULT_PORT = 7420
+_HOST = re.compile("[!-~]+")
 _KEYS = {"name", "data", "listen", "peers", "allow_unauthenticated", "gossip"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
 
@@ -71,15 +73,17 @@ def default_data() -> Path:
 
 def split_address(value: str) -> str:
     """A node's address as it is used: scheme and authority, nothing behind.  Raises ConfigError."""
-    parts = urlsplit(value if "://" in value else f"http://{value}")
     try:
-        port = parts.port
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:
-        port = None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        parts, host, port = urlsplit(""), "", None
+    # Whatever else an address can hold would be ignored; better say so.
+    is_bare = parts.path in ("", "/") and not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or not is_bare:
         raise ConfigError(f"{value!r} is no address of a node; it looks like http://mx2.example.org:7420")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or DEFAULT_PORT}"
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}:{DEFAULT_PORT if port is None else port}"
 
 
 def _peers(value: object) -> tuple[str, ...]:

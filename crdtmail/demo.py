@@ -26,6 +26,7 @@ from crdtmail.verify import verify
 
 NAMES = ("mx1", "mx2", "mx3")
 ACCOUNT = "alice@example.org"
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 _START_S = 20.0
 _CONVERGE_S = 30.0
 
@@ -36,7 +37,8 @@ class DemoError(CrdtmailError):
 
 def demo(*, chain: bool, keep: bool) -> int:
     """Play the story; 0 if all nodes end equal with the flags that were wanted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave nothing behind then, either
+    for number in _ENDS:
+        signal.signal(number, _interrupt_once)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crdtmail-demo-")))
         network = stack.enter_context(_network())
@@ -52,6 +54,13 @@ def demo(*, chain: bool, keep: bool) -> int:
             except KeyboardInterrupt:
                 out.print("ended")
     return 0
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """End, and leave nothing behind: whoever is impatient does not interrupt that."""
+    for end in _ENDS:
+        signal.signal(end, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _play(nodes: list[Client], network: _Network, *, chain: bool) -> None:

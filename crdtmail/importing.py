@@ -6,15 +6,16 @@ and what is there already is left as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 from crdtmail.client import Client, Refused
 from crdtmail.screen import progress
-from crdtmail.sources import SourceFolder, SourceMessage, open_source
+from crdtmail.sources import SourceFolder, SourceMessage, message_id, open_source
 
 _BATCH = 1000
 
@@ -39,7 +40,7 @@ def import_mail(client: Client, account: str, path: Path) -> list[Imported]:
             result = Imported(folder.name)
             results.append(result)
             _prepare(client, account, folder)
-            for batch in _batches(folder.messages()):
+            for batch in _batches(_told_apart(folder.messages())):
                 body = {"messages": [_document(message) for message in batch], "ifAbsent": True}
                 added = client.at(account, folder.name, "POST", "/messages", body)["messages"]
                 result.added += len(added)
@@ -55,6 +56,16 @@ def _prepare(client: Client, account: str, folder: SourceFolder) -> None:
     except Refused as refusal:
         if refusal.type != "already-exists":
             raise
+
+
+def _told_apart(messages: Iterable[SourceMessage]) -> Iterator[SourceMessage]:
+    """Dovecot gives a copy of a message in its own folder the same GUID.  Here the second is `GUID-2`."""
+    copies: Counter[str] = Counter()
+    for message in messages:
+        copies[message.id] += 1
+        if (number := copies[message.id]) > 1:
+            message = replace(message, id=message_id(f"{message.id}-{number}".encode()))
+        yield message
 
 
 def _batches(messages: Iterable[SourceMessage]) -> Iterator[list[SourceMessage]]:

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Account, Delta, MailboxId
-from crdtmail.errors import NotFound, NotYet, PeerError, StoreError, WritesLost
+from crdtmail.errors import NotFound, NotYet, PeerError, StoreError
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Peers
 from crdtmail.gossip.session import Timing
@@ -34,6 +34,7 @@ T = TypeVar("T")
 _READ_THREADS = 4
 _REMEMBER_PEERS_EVERY_S = 60.0
 _SMALL_BATCH = 64 * 1024
+_MOST_SHOWN = 64  # snapshots on their way from the writer; far fewer than LMDB's reader slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,15 @@ class Node:
             for replica, record in tables.peers().items():
                 self.peers.hear(self.now(), Position(replica, record.name, record.clock, 0))
         self.refused = 0
-        self.rolled_back = False
+        self.stopping = False
         self._writer = Writer(store, self._committed)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="reader")
+        # These threads have their snapshot already, so they never wait for the store to grow.
+        self._showers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shower")
+        self._may_show = asyncio.Semaphore(_MOST_SHOWN)
+        # Whoever holds a snapshot must not queue behind readers that wait until the store has grown, for
+        # which it waits until no snapshot is open.
+        self._snapshot_readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="snapshot-reader")
         self._remembered_at: dict[ReplicaId, float] = {}
         self._watched: WeakValueDictionary[Account, asyncio.Event] = WeakValueDictionary()
         self.progress = Signal()
@@ -98,10 +105,20 @@ class Node:
         """Why nothing can be written any more, if that is so."""
         return self._writer.failure
 
+    def stop_waiting(self) -> None:
+        """Send everybody who waits for something home with what there is: the node is about to close."""
+        self.stopping = True
+        self.progress.fire()
+        self.peer_progress.fire()
+        for event in list(self._watched.values()):
+            event.set()
+
     def close(self) -> None:
         """Commit what waits, then let go of the store."""
         self._writer.stop()
         self._readers.shutdown(cancel_futures=True)
+        self._showers.shutdown()
+        self._snapshot_readers.shutdown()
         self._store.close()
 
     # Reading --------------------------------------------------------------------------------------------
@@ -122,17 +139,18 @@ class Node:
         done, result = await self.read(fit)
         if done:
             return result  # type: ignore[return-value]
-        shown = await self._shown(account, mailbox)
+        async with self._may_show:
+            shown = await self._shown(account, mailbox)
 
-        def query_shown() -> T:
-            try:
-                tables = Tables(shown.snapshot)
-                return query(tables, _mailbox(tables, account, mailbox))
-            finally:
-                shown.close()
+            def query_shown() -> T:
+                try:
+                    tables = Tables(shown.snapshot)
+                    return query(tables, _mailbox(tables, account, mailbox))
+                finally:
+                    shown.close()
 
-        # Shielded: it runs, and closes the snapshot, even if nobody waits for the result any more.
-        return await asyncio.shield(self._loop.run_in_executor(self._readers, query_shown))
+            # Shielded: it runs, and closes the snapshot, even if nobody waits for the result any more.
+            return await asyncio.shield(self._loop.run_in_executor(self._showers, query_shown))
 
     async def _shown(self, account: Account, mailbox: MailboxId) -> Snapshotted[None]:
         """The state in which the mailbox has just been made fit to be shown, durably."""
@@ -147,9 +165,9 @@ class Node:
         with self._store.snapshot() as snapshot:
             return query(Tables(snapshot))
 
-    def table_sizes(self) -> dict[Table, int]:
+    async def table_sizes(self) -> dict[Table, int]:
         """Bytes that each table takes."""
-        return self._store.size()
+        return await self._loop.run_in_executor(self._readers, self._store.size)
 
     # Writing --------------------------------------------------------------------------------------------
 
@@ -158,10 +176,6 @@ class Node:
 
         Raises RequestError as the command does, StoreError if nothing can be written any more.
         """
-        if self.rolled_back:
-            raise WritesLost(
-                "peers have deltas of this replica that it lost; start it with an empty data folder"
-            )
 
         def run(txn: Transaction) -> tuple[T, Written]:
             tables = Tables(txn)
@@ -175,13 +189,16 @@ class Node:
 
     async def wait_for_clock(self, clock: Clock, timeout_s: float) -> None:
         """Until everything that `clock` covers is applied here.  Raises NotYet after `timeout_s`."""
-        if not await self.progress.until(lambda: self.head.clock.includes(clock), timeout_s):
+        await self.progress.until(lambda: self.stopping or self.head.clock.includes(clock), timeout_s)
+        if not self.head.clock.includes(clock):
             lacking = clock.count_missing_from(self.head.clock)
             raise NotYet(f"{lacking} changes that the token covers have not arrived here")
 
     async def wait_for_replicas(self, dot: Dot, count: int, timeout_s: float) -> int:
         """Until `count` other replicas have the delta, or the time is over; how many have it."""
-        await self.peer_progress.until(lambda: self.peers.count_covering(dot) >= count, timeout_s)
+        await self.peer_progress.until(
+            lambda: self.stopping or self.peers.count_covering(dot) >= count, timeout_s
+        )
         return self.peers.count_covering(dot)
 
     def watch(self, account: Account) -> asyncio.Event:
@@ -249,22 +266,25 @@ class Node:
         if position.clock[self.replica.id] > self.head.clock[self.replica.id]:
             # The peer may have a delta that was committed a moment ago: only the store knows for sure.
             head = await self.read(lambda tables: tables.head())
-            self.rolled_back |= position.clock[self.replica.id] > head.clock[self.replica.id]
+            self.replica.lost_writes |= position.clock[self.replica.id] > head.clock[self.replica.id]
         self.peers.hear(self.now(), position)
         self.peer_progress.fire()
         last = self._remembered_at.get(position.replica)
         if last is None or self.now() - last > _REMEMBER_PEERS_EVERY_S:
-            self._remembered_at[position.replica] = self.now()
             record = PeerRecord(position.name, position.clock, time.time_ns() // 1_000_000)
             await asyncio.wrap_future(
                 self._writer.submit(lambda txn: self.replica.meet(txn, position.replica, record))
             )
             self.replica.members |= {position.replica}
+            self._remembered_at[position.replica] = self.now()
 
     # ----------------------------------------------------------------------------------------------------
 
     def _committed(self) -> None:
-        """In the writer's thread, after a durable commit and before anybody hears of it."""
+        """In the writer's thread, after a durable commit, or its failure, before anybody hears of it."""
+        if self._writer.failure is not None:
+            self._loop.call_soon_threadsafe(self.failed.set)
+            return
         touched = self.replica.take_touched()
         with self._store.snapshot() as snapshot:
             head = Tables(snapshot).head()
@@ -272,8 +292,6 @@ class Node:
 
     def _advance(self, head: Head, touched: set[Account]) -> None:
         self.head = head
-        if self._writer.failure is not None:
-            self.failed.set()
         for account in touched:
             if (event := self._watched.pop(account, None)) is not None:
                 event.set()

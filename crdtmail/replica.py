@@ -40,6 +40,7 @@ from crdtmail.errors import (
     RequestError,
     StoreError,
     TooLarge,
+    WritesLost,
 )
 from crdtmail.limits import (
     MAX_ANNOTATIONS,
@@ -108,6 +109,8 @@ class Replica:
         self.id = id
         self.members = frozenset(members) | {id}
         self._touched: set[Account] = set()
+        self.lost_writes = False
+        """Peers hold deltas of this replica that its store does not: nothing may be written under its id."""
         self._time_ms = time_ms
 
     @classmethod
@@ -421,6 +424,8 @@ class Replica:
         """Make one delta of the operations and apply it; without any, nothing happened."""
         if not operations:
             return
+        if self.lost_writes:
+            raise WritesLost("peers have deltas of this replica that it lost; start it with an empty folder")
         head = tables.head()
         delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"

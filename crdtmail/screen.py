@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +14,9 @@ from rich.table import Table
 from crdtmail.crdt.names import check_keyword
 from crdtmail.errors import ConfigError
 
-out = Console(highlight=False, soft_wrap=True)
+# Only a screen has an edge: a table that another program reads is not folded at its 80th column.
+_width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000
+out = Console(highlight=False, soft_wrap=True, width=_width)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _SYSTEM = {f"${name.lower()}": f"\\{name}" for name in ("Seen", "Answered", "Flagged", "Draft", "Deleted")}

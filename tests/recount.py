@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.codec import decode_delta, dump, plain_clock
 from crdtmail.crdt.directory import Directory
+from crdtmail.store.interface import Table
 from crdtmail.store.tables import Lsn, Tables, element_digest, encode_instances, mailbox_salt
 
 
@@ -14,6 +15,7 @@ def recount(tables: Tables) -> None:
     """Assert that everything kept by increments is what the records say."""
     head = tables.head()
     total = 0
+    numbers: dict[int, tuple[int, int]] = {}
     for account in tables.accounts():
         content = Directory(tables.directory(account), ReplicaId(0)).content()
         record = tables.account(account)
@@ -40,10 +42,18 @@ def recount(tables: Tables) -> None:
             assert box.digest == digest, "mailbox digest"
             stale = list(tables.stale(box.number))
             assert box.stale == len(stale)
+            assert box.alive, "a mailbox that nothing keeps alive is gone"
+            vanished = {c.uid for c in tables.changes(box.number, 0, 0) if c.id is None}
+            for taken, named in uids.items():
+                hidden = taken > box.shown or set(named) <= set(stale)
+                assert hidden or taken not in vanished, "a vanished UID is burnt"
+            assert max(vanished, default=0) <= box.shown, "what nobody was shown does not vanish"
+            numbers[box.number] = count, len(stale)
             for shared in uids.values():
                 assert sum(id not in stale for id in shared) <= 1, "of twins under one UID one may be shown"
             total ^= digest
     assert head.digest == total, "digest of the whole state"
+    _nothing_is_left_over(tables, numbers)
     clock = Clock()
     for lsn, entry in enumerate(tables.log_from(Lsn(1)), 1):
         delta = decode_delta(entry.delta)
@@ -54,3 +64,15 @@ def recount(tables: Tables) -> None:
         assert tables.lsn_of(delta.dot) == lsn
         clock = clock.with_dot(delta.dot)
     assert clock == head.clock
+
+
+def _nothing_is_left_over(tables: Tables, numbers: dict[int, tuple[int, int]]) -> None:
+    """Every row belongs to a living mailbox, and there are no more than its messages account for."""
+    found: dict[Table, Counter[int]] = {}
+    for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.STALE, Table.CHANGES):
+        keys = (key for key, _ in tables._rows.scan(table, b""))
+        found[table] = Counter(int.from_bytes(key[:4], "big") for key in keys)
+        assert found[table].keys() <= numbers.keys(), f"{table.name} has rows of a mailbox that is gone"
+    for number, (messages, stale) in numbers.items():
+        assert found[Table.MESSAGES][number] == found[Table.MESSAGE_IDS][number] == messages
+        assert found[Table.STALE][number] == stale

@@ -486,7 +486,9 @@ def test_status_tells_how_far_each_peer_is(tmp_path: Path) -> None:
                 return all(true(peer) for peer in (await first.ask("GET", "/v1/status")).body["peers"])
 
             await prepared(first)
-            in_step = partial(peers_are, lambda peer: peer["reachable"] and peer["lag"]["deltas"] == 0)
+            in_step = partial(
+                peers_are, lambda peer: peer["reachable"] and peer["lag"] == {"deltas": 0, "seconds": 0.0}
+            )
             await until(in_step, "both peers are known to have everything")
             nodes.cut("mx1")
             await add(first, "m1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pycrdt
 import pytest
@@ -217,7 +218,7 @@ def sample_updates() -> list[bytes]:
     return [*updates, directory.state()]
 
 
-@settings(max_examples=5 * settings.default.max_examples)
+@settings(max_examples=5 * settings().max_examples)
 @given(st.sampled_from(sample_updates()), MUTATIONS, st.booleans())
 def test_a_damaged_update_is_refused_or_gives_a_document_that_can_be_used(
     update: bytes, changes: list[tuple[int, int, int]], on_a_full_document: bool
@@ -255,7 +256,7 @@ FORMS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("root", ["mailboxes", "vacated", "scripts", "sieve"])
 @pytest.mark.parametrize("key", ["main", "active", A.hex() + ":name", "\u00fc:\u00e9", "a\0b"])
 def test_a_value_in_another_form_is_refused_or_passed_over(root: str, key: str, form: str) -> None:
-    other = pycrdt.Doc()
+    other: Any = pycrdt.Doc()
     other.get(root, type=pycrdt.Map)[key] = FORMS[form]()
     directory = Directory(common_past(), ReplicaId(1))
     with suppress(PeerError):
@@ -268,7 +269,7 @@ def test_a_value_in_another_form_is_refused_or_passed_over(root: str, key: str, 
 
 @pytest.mark.parametrize("kind", [pycrdt.Array, pycrdt.Text, pycrdt.XmlFragment])
 def test_a_root_of_another_kind_is_refused_or_passed_over(kind: type) -> None:
-    other = pycrdt.Doc()
+    other: Any = pycrdt.Doc()
     root = other.get("mailboxes", type=kind)
     if kind is pycrdt.XmlFragment:
         root.children.append(pycrdt.XmlElement("p"))
@@ -281,7 +282,7 @@ def test_a_root_of_another_kind_is_refused_or_passed_over(kind: type) -> None:
 
 
 def test_a_script_into_which_another_program_wrote_more_than_text_can_still_be_changed() -> None:
-    other = pycrdt.Doc()
+    other: Any = pycrdt.Doc()
     scripts = other.get("scripts", type=pycrdt.Map)
     scripts["main"] = text = pycrdt.Text("")
     text.insert(0, "keep;\nstop;\n")

@@ -123,3 +123,11 @@ def test_an_account_has_a_bounded_number_of_scripts() -> None:
     with pytest.raises(TooLarge):
         masters.put("mx1", "keep;", name="one more")
     assert len(masters.scripts("mx1")) == MAX_SCRIPTS
+
+
+def test_a_long_script_may_be_replaced_by_another_as_long() -> None:
+    """Comparing all lines with all others would keep the writer busy for minutes."""
+    masters = Masters()
+    masters.put("mx1", "require [];\n" + "\n" * 20_000 + "keep;\n")
+    masters.put("mx1", "require [];\n" + "#\n\n" * 20_000 + "keep;\n")
+    assert masters.content("mx1") == "require [];\n" + "#\n\n" * 20_000 + "keep;\n"

@@ -75,7 +75,7 @@ def decode_delta(data: bytes) -> Delta:
     payload, checksum = data[:-5], data[-5:]
     if checksum != _CHECKSUM_HEAD + zlib.crc32(payload).to_bytes(4, "big"):
         raise PeerError("a delta's checksum is wrong")
-    fields = load(data)
+    fields = _read(data)
     try:
         version, replica, seq, account, operations, _ = _list(fields, 6)
         if version != VERSION:
@@ -121,6 +121,18 @@ class _NoTags(dict[int, Any]):
 
 def load(data: bytes) -> Any:
     """The plain value in `data`, which `dump` must have made.  Raises PeerError."""
+    value = _read(data)
+    try:
+        is_ours = dump(value) == data
+    except Exception as error:  # what is no plain value fails in its own way
+        raise PeerError(f"not a plain value: {error}") from error
+    if not is_ours:
+        raise PeerError("CBOR that is not in its deterministic encoding")
+    return value
+
+
+def _read(data: bytes) -> Any:
+    """The value that `data` begins with, whoever encoded it and however."""
     try:
         value = cbor2.loads(
             data,

@@ -25,6 +25,7 @@ from crdtmail.errors import PeerError
 
 _BORN, _NAME, _ROLE, _SUBSCRIBED, _ANNOTATION = "born", "name", "role", "subscribed", "annotation/"
 _ACTIVE = "active"
+_MOST_COMPARISONS = 100_000  # of lines: some milliseconds of the writer
 _CLIENT_BITS = 53  # Yjs: what a JavaScript number holds
 
 
@@ -152,7 +153,7 @@ class Directory:
                 return
             old, new = (value.encode().splitlines(keepends=True) for value in (str(text), content))
             offset = 0
-            for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            for tag, i, j, k, m in _differences(old, new):
                 before, after = b"".join(old[i:j]), b"".join(new[k:m])
                 if tag != "equal":
                     del text[offset : offset + len(before)]  # Yjs counts bytes here
@@ -178,6 +179,24 @@ class Directory:
         with self._doc.transaction():
             change()
         return bytes(self._doc.get_update(before))
+
+
+def _differences(old: list[bytes], new: list[bytes]) -> list[tuple[str, int, int, int, int]]:
+    """What to change, as `difflib` says it.  Its time is the product of the lengths at least, so what lies
+    between the first and the last difference is replaced as a whole where that is a lot."""
+    start = next(
+        (n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
+    )
+    most = min(len(old), len(new)) - start
+    same = (n for n in range(most) if old[-1 - n] != new[-1 - n])
+    end = next(same, most)
+    before, after = old[start : len(old) - end], new[start : len(new) - end]
+    if len(before) * len(after) > _MOST_COMPARISONS:
+        middle = [("replace", 0, len(before), 0, len(after))]
+    else:
+        middle = list(difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes())
+    shifted = [(tag, i + start, j + start, k + start, m + start) for tag, i, j, k, m in middle]
+    return [("equal", 0, start, 0, start), *shifted]
 
 
 def shown_names(names: dict[MailboxId, str]) -> dict[MailboxId, str]:

@@ -21,7 +21,9 @@ from crdtmail.errors import ConfigError, Overloaded, StoreError
 from crdtmail.limits import MAX_READERS, MIB
 from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
 
-FIRST_MAP = 64 * MIB
+FIRST_MAP = 256 * 1024 * MIB
+"""Address space, not disk: the file is as long as what is in it.  So large that growing, for which all
+readers must have ended, is for the very few."""
 
 
 class LmdbStore:

@@ -115,7 +115,11 @@ class Writer:
         except Exception as error:
             self._fail(group, error)
             return
-        self._committed()
+        try:
+            self._committed()
+        except Exception as error:
+            self._fail(group, error)
+            return
         for write, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, _Failed):
                 write.future.set_exception(outcome.error)

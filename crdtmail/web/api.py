@@ -274,12 +274,12 @@ class _Api:
         def query(tables: Tables, box: Mailbox) -> tuple[bool, dict[str, Any]]:
             position = documents.decode_state(node.replica.id, box, since)
             page = views.changes(tables, box, position, limit=limit)
-            return bool(page.changed or page.vanished), documents.changes(node.replica.id, page)
+            return bool(page.changed or page.vanished), documents.changes(node.replica.id, box, page)
 
         while True:
             changed = node.watch(account)
             any_change, document = await node.read_mailbox(account, mailbox, query)
-            if any_change or node.now() >= until:
+            if any_change or node.stopping or node.now() >= until:
                 return _json(document)
             try:
                 async with asyncio.timeout(until - node.now()):

@@ -50,7 +50,7 @@ def mailbox_state(
     return {
         **mailbox(id, views.living_mailboxes(tables, account)[id]),
         "uidNext": box.uid_next,
-        "state": encode_state(replica, views.position_now(box)),
+        "state": encode_state(replica, box, views.position_now(box)),
         "messages": [message(each) for each in page],
         "hasMore": len(found) > limit,
     }
@@ -71,27 +71,34 @@ def message(view: MessageView) -> dict[str, Any]:
     }
 
 
-def changes(replica: ReplicaId, page: ChangesPage) -> dict[str, Any]:
+def changes(replica: ReplicaId, box: Mailbox, page: ChangesPage) -> dict[str, Any]:
     return {
         "changed": [message(each) for each in page.changed],
         "vanished": page.vanished,
-        "state": encode_state(replica, page.position),
+        "state": encode_state(replica, box, page.position),
         "hasMore": page.has_more,
     }
 
 
-def encode_state(replica: ReplicaId, position: tuple[int, int]) -> str:
-    """A place in this replica's history of a mailbox; says nothing to a client."""
-    return f"{replica:016x}-{position[0]:x}-{position[1]:x}"
+def encode_state(replica: ReplicaId, box: Mailbox, position: tuple[int, int]) -> str:
+    """A place in this replica's history of a mailbox; says nothing to a client.
+
+    A mailbox that came back after it was deleted has another number, and no memory of what vanished.
+    """
+    return f"{replica:016x}-{box.number:x}-{position[0]:x}-{position[1]:x}"
 
 
 def decode_state(replica: ReplicaId, box: Mailbox, state: str) -> tuple[int, int]:
     """Raises CannotCalculateChanges unless this replica has given the state."""
     try:
-        by, modseq, uid = (int(part, 16) for part in state.split("-"))
+        by, number, modseq, uid = (int(part, 16) for part in state.split("-"))
     except ValueError:
-        by = -1
-    if by != replica or len(state) > 64 or not (0 <= modseq <= box.modseq and 0 <= uid < 2**32):
+        by = number = modseq = uid = -1
+    if (
+        (by, number) != (replica, box.number)
+        or len(state) > 64
+        or not (0 <= modseq <= box.modseq and 0 <= uid < 2**32)
+    ):
         raise CannotCalculateChanges("the state is not one that this node gave for this mailbox")
     return modseq, uid
 

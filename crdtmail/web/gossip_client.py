@@ -9,7 +9,7 @@ import logging
 import aiohttp
 
 from crdtmail.crdt.clock import Clock
-from crdtmail.errors import PeerError, RequestError
+from crdtmail.errors import PeerError, RequestError, StoreError
 from crdtmail.gossip.codec import decode_answer, decode_clock, encode_position, encode_push
 from crdtmail.gossip.session import Exchange, Push, Session
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
@@ -35,7 +35,7 @@ async def talk(node: Node, address: str, session: Session, http: aiohttp.ClientS
         was_failing, had_diverged = session.failing_since is not None, session.diverged
         try:
             await _perform(node, address, session, http, action)
-        except (aiohttp.ClientError, TimeoutError, PeerError, RequestError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, PeerError, RequestError, StoreError, OSError) as error:
             session.failed(node.now(), str(error) or type(error).__name__)
             if not was_failing:
                 log.warning("peer %s: %s", address, session.last_error)

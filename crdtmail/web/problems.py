@@ -6,6 +6,7 @@ import logging
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from crdtmail.errors import NotYet, Overloaded, PeerError, RequestError, StoreError
@@ -13,6 +14,8 @@ from crdtmail.errors import NotYet, Overloaded, PeerError, RequestError, StoreEr
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
+_TYPES = {404: "not-found", 405: "method-not-allowed", 413: "request-entity-too-large"}
+"""HTTP's own errors.  Not made from their reasons, which have changed between versions of Python."""
 
 
 @web.middleware
@@ -25,7 +28,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except PeerError as error:
         return problem(400, "peer-error", "The gossip message is refused", str(error))
     except web.HTTPException as error:
-        return problem(error.status, _slug(error.reason), error.reason, error.text or error.reason)
+        answer = problem(error.status, _type(error), error.reason, _detail(request, error))
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    except HttpProcessingError as error:
+        return problem(400, "invalid-request", "The request is not valid", error.message)
     except StoreError as error:
         log.error("%s %s: %s", request.method, request.path, error)
         return problem(500, "store-failed", "The node's store has failed", str(error))
@@ -49,5 +57,11 @@ def _retryable(error: RequestError) -> bool:
     return isinstance(error, NotYet | Overloaded)
 
 
-def _slug(reason: str) -> str:
-    return reason.lower().replace(" ", "-")
+def _type(error: web.HTTPException) -> str:
+    return _TYPES.get(error.status) or error.reason.lower().replace(" ", "-")
+
+
+def _detail(request: web.Request, error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+        return f"nothing here answers {request.method} {request.path}"
+    return error.text or error.reason

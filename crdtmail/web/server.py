@@ -37,7 +37,10 @@ async def serving(node: Node, host: str, port: int) -> AsyncIterator[int]:
 
     Raises ConfigError if the address cannot be listened on.
     """
-    runner = web.AppRunner(application(node), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    # A client that has gone waits for nothing more, and no UID is shown to it.
+    runner = web.AppRunner(
+        application(node), access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -54,6 +57,7 @@ async def serving(node: Node, host: str, port: int) -> AsyncIterator[int]:
         try:
             yield int(runner.addresses[0][1])
         finally:
+            node.stop_waiting()
             for task in talks:
                 task.cancel()
             await asyncio.gather(*talks, return_exceptions=True)

@@ -28,10 +28,10 @@ async def node_status(node: Node) -> dict[str, Any]:
         }
         return state, {address: _lag(tables, head.clock, clock) for address, clock in known.items()}
 
-    sizes = node.table_sizes()
+    sizes = await node.table_sizes()
     state, lags = await node.read(query)
     alarms = []
-    if node.rolled_back:
+    if node.replica.lost_writes:
         alarms.append(
             "peers have changes of this node that its own store has lost; it takes no more writes. "
             "Stop it, move its data folder away and start it anew: it gets everything from its peers"
