@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import subprocess
 import sys
 import time
@@ -78,7 +79,7 @@ class Running:
         path: str,
         body: Any = None,
         *,
-        data: bytes | None = None,
+        data: bytes | io.BytesIO | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         url = self.address + path

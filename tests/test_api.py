@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Callable
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import aiohttp
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from crdtmail import daemon, limits
+from crdtmail.config import Config
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.limits import MAX_SIZE, MAX_UID
-from crdtmail.web.requests import uid_set
-from tests.nodes import CHAIN, MESH, Running, cluster, run, single, until
+from crdtmail.web import api
+from crdtmail.web.requests import encode_token, uid_set
+from tests.nodes import CHAIN, MESH, QUICK, Running, cluster, run, single, until
 
 ALICE = "/v1/accounts/alice/mailboxes"
 INBOX = f"{ALICE}/name:INBOX"
 TOKEN = "Crdtmail-Token"
+PROBLEMS = {"invalid-request", "forbidden", "not-found", "method-not-allowed", "already-exists", "not-yet"}
+PROBLEMS |= {"cannot-calculate-changes", "too-large", "request-entity-too-large"}
+
+
+CHANGES: list[tuple[str, str, Any]] = [
+    ("POST", ALICE, {"name": "Work"}),
+    ("PATCH", f"{ALICE}/name:Work", {"name": "Play"}),
+    ("DELETE", f"{ALICE}/name:Play", None),
+    ("PATCH", INBOX, {"isSubscribed": True}),
+    ("PATCH", INBOX, {"isSubscribed": False, "role": "archive"}),
+    ("PATCH", INBOX, {"annotations": {"/private/comment": "x"}}),
+    ("PATCH", INBOX, {"annotations": {"/private/comment": None}}),
+    ("PUT", "/v1/accounts/alice/scripts/main", {"content": "keep;"}),
+    ("POST", f"{INBOX}/messages", {"messages": [{"id": "m1", "size": 1}, {"id": "m2", "size": 1}]}),
+    ("POST", f"{INBOX}/messages", {"messages": [{"id": "m3", "size": 1, "keywords": {"$seen": True}}]}),
+    ("PATCH", f"{INBOX}/messages", {"uids": "1:*", "patch": {"keywords/$seen": True}}),
+    ("PATCH", f"{INBOX}/messages", {"ids": ["m1"], "patch": {"keywords/$seen": None}}),
+    ("PATCH", f"{INBOX}/messages", {"ids": ["m2"], "patch": {"keywords/$deleted": True}}),
+    ("POST", f"{INBOX}/expunge", {"deleted": True}),
+    ("POST", f"{INBOX}/expunge", {"ids": ["m3"]}),
+    ("POST", f"{INBOX}/move", {"ids": ["m1", "m2"], "to": "name:Work"}),
+    ("POST", f"{ALICE}/name:Work/copy", {"ids": ["m1"], "to": "name:INBOX"}),
+]
+"""Requests that are sound wherever their mailboxes and messages are there."""
 
 
 async def prepared(it: Running, *ids: str) -> None:
@@ -200,6 +234,81 @@ def test_an_etag_stands_for_all_that_a_mailbox_shows(tmp_path: Path) -> None:
     run(test())
 
 
+def test_whatever_happens_equal_etags_mean_equal_documents_and_changes_lead_from_one_to_the_next(
+    tmp_path: Path,
+) -> None:
+    """On two nodes that write at the same time, each followed by a client that reads changes alone."""
+    programs: list[list[tuple[str, tuple[str, str, Any]]]] = []
+
+    @settings(max_examples=4, phases=[Phase.generate])
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["mx1", "mx2"]), st.sampled_from(CHANGES)), min_size=30, max_size=60
+        )
+    )
+    def collect(program: list[tuple[str, tuple[str, str, Any]]]) -> None:
+        programs.append(program)
+
+    collect()
+
+    async def test(folder: Path, program: list[tuple[str, tuple[str, str, Any]]]) -> None:
+        async with cluster(folder, {"mx1": ["mx2"], "mx2": ["mx1"]}) as nodes:
+            await prepared(nodes.nodes["mx1"], "m0")
+            await nodes.converged()
+            followers = [Follower(it) for it in nodes.nodes.values()]
+            for follower in followers:
+                await follower.begin()
+            for name, change in program:
+                answer = await nodes.nodes[name].ask(*change)
+                assert answer.status < 300 or answer.problem in {"not-found", "already-exists"}
+                for follower in followers:
+                    await follower.look()
+            await nodes.converged()
+            for follower in followers:
+                await follower.look()
+
+    for number, program in enumerate(programs):
+        run(test(tmp_path / str(number), program))
+
+
+class Follower:
+    """A client of one node that keeps its copy of INBOX up to date by changes, a few at a time."""
+
+    def __init__(self, it: Running) -> None:
+        self._it = it
+        self._documents: dict[str, Any] = {}
+        self._state = ""
+        self._copy: dict[int, Any] = {}
+
+    async def begin(self) -> None:
+        document = (await self._it.ask("GET", INBOX)).body
+        self._state = document["state"]
+        self._copy = {message["uid"]: message for message in document["messages"]}
+
+    async def look(self) -> None:
+        """Read the mailbox between two looks at what changed, and hold them against each other."""
+        await self._follow()
+        highest = max(self._copy, default=0)
+        answer = await self._it.ask("GET", INBOX)
+        assert self._documents.setdefault(answer.headers["ETag"], answer.body) == answer.body
+        again = await self._it.ask("GET", INBOX, headers={"If-None-Match": answer.headers["ETag"]})
+        assert (again.status == 304) == (again.headers["ETag"] == answer.headers["ETag"])
+        if answer.body["state"] == self._state:
+            assert list(self._copy.values()) == answer.body["messages"]
+        seen = self._copy.keys() & {message["uid"] for message in answer.body["messages"]}
+        assert all(m["uid"] in seen or m["uid"] > highest for m in answer.body["messages"]), "UIDs ascend"
+
+    async def _follow(self) -> None:
+        more = True
+        while more:
+            page = (await self._it.ask("GET", f"{INBOX}/changes?since={self._state}&limit=2")).body
+            for uid in page["vanished"]:
+                self._copy.pop(uid, None)
+            self._copy |= {message["uid"]: message for message in page["changed"]}
+            self._state, more = page["state"], page["hasMore"]
+        self._copy = dict(sorted(self._copy.items()))
+
+
 def test_changes_since_a_state_name_what_changed_and_what_vanished(tmp_path: Path) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
@@ -247,6 +356,68 @@ def test_a_long_poll_wakes_on_a_change_and_ends_without_one(tmp_path: Path) -> N
             await add(it, "m2")
             answer = await asyncio.wait_for(waiting, 10)
             assert [message["id"] for message in answer.body["changed"]] == ["m2"]
+
+    run(test())
+
+
+def test_a_long_poll_hears_that_its_mailbox_was_deleted(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await it.ask("POST", ALICE, {"name": "Work"})
+            work = f"{ALICE}/name:Work"
+            state = (await it.ask("GET", work)).body["state"]
+            waiting = asyncio.create_task(it.ask("GET", f"{work}/changes?since={state}&wait=60"))
+            await until(lambda: "alice" in it.node._watched, "the poll waits")
+            await it.ask("DELETE", work)
+            assert (await asyncio.wait_for(waiting, 10)).problem == "not-found"
+
+    run(test())
+
+
+def test_a_long_poll_whose_client_has_gone_shows_nobody_a_uid(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1")
+            state = (await it.ask("GET", INBOX)).body["state"]
+            waiting = asyncio.create_task(it.ask("GET", f"{INBOX}/changes?since={state}&wait=60"))
+            await until(lambda: "alice" in it.node._watched, "the poll waits")
+            waiting.cancel()
+            await until(lambda: "alice" not in it.node._watched, "the node has noticed that it left")
+
+    run(test())
+
+
+@pytest.mark.parametrize("wait", ["long poll", "token", "acknowledgement"])
+def test_a_node_that_stops_answers_at_once_whoever_waits_for_something(tmp_path: Path, wait: str) -> None:
+    unseen = encode_token(Clock({ReplicaId(1): 1}))
+
+    async def test() -> None:
+        async with aiohttp.ClientSession() as http:
+            async with daemon.running(Config("mx1", tmp_path, "127.0.0.1", 0, (), QUICK)) as (node, port):
+                it = Running("mx1", node, port, http)
+                await prepared(it, "m1")
+                state = (await it.ask("GET", INBOX)).body["state"]
+                new = {"messages": [{"id": "m2", "size": 1}]}
+                requests = {
+                    "long poll": ("GET", f"{INBOX}/changes?since={state}&wait=60", None),
+                    "token": ("GET", f"{INBOX}?token={unseen}&tokenWait=60", None),
+                    "acknowledgement": ("POST", f"{INBOX}/messages?ack=1&ackWait=60", new),
+                }
+                signal = {"token": node.progress, "acknowledgement": node.peer_progress}.get(wait)
+                waiting = asyncio.create_task(it.ask(*requests[wait]))
+                if signal is None:
+                    await until(lambda: "alice" in node._watched, "it waits")
+                else:
+                    await until(lambda: bool(signal.next()._waiters), "it waits")
+                stopping_at = time.monotonic()
+            assert time.monotonic() - stopping_at < limits.SHUTDOWN_S / 2
+            answer = await waiting
+            if wait == "long poll":
+                assert (answer.status, answer.body["changed"], answer.body["state"]) == (200, [], state)
+            elif wait == "token":
+                assert (answer.status, answer.problem) == (503, "not-yet")
+            else:
+                assert (answer.status, answer.body["ack"]["reached"]) == (201, False)
 
     run(test())
 
@@ -414,61 +585,246 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=10,
 )
-KNOWN = st.sampled_from(
+KNOWN = (
+    *("ids", "uids", "patch", "update", "messages", "to", "deleted", "name", "role", "isSubscribed"),
+    *("annotations", "wantUids", "ifAbsent", "content", "isActive"),
+)
+SOUND = st.sampled_from(
     [
-        "ids",
-        "uids",
-        "patch",
-        "update",
-        "messages",
-        "to",
-        "deleted",
-        "name",
-        "role",
-        "isSubscribed",
-        "wantUids",
+        "1:*",
+        "name:Work",
+        ["m1"],
+        {"keywords/$seen": True},
+        {"m1": {"keywords/x": None}},
+        [{"id": "m9", "size": 1}],
+        {"/private/comment": "x"},
     ]
 )
-BODIES = st.dictionaries(KNOWN, JSON | st.just("1:*") | st.just(["m1"]), max_size=4)
-REQUESTS = st.tuples(
-    st.sampled_from(["POST", "PATCH", "PUT"]),
-    st.sampled_from(
-        [
-            ALICE,
-            INBOX,
-            f"{INBOX}/messages",
-            f"{INBOX}/expunge",
-            f"{INBOX}/move",
-            "/v1/accounts/alice/scripts/x",
-        ]
-    ),
-    BODIES.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40),
+BODIES = st.dictionaries(st.sampled_from(KNOWN), JSON | SOUND, max_size=3)
+SEGMENTS = st.sampled_from(
+    (
+        *("alice", "name:INBOX", "name:Work", "main") * 3,
+        *("bob", "name:Nowhere", "name:", "0" * 32, "~", "'"),
+        *(".", "..", "%00", "%ff", "%ed%a0%80", "a%2Fb", "name:%F0%9F%98%80", "%25zz"),
+        *("x" * 300, "name:" + "y" * 3000),
+    )
 )
+VALUES = st.sampled_from(
+    [
+        "",
+        "0",
+        "1",
+        "2",
+        "-1",
+        "1e3",
+        "nan",
+        "%ff",
+        "%ed%a0%80",
+        "AA",
+        "oA",
+        "oQEC",
+        "1-1-1",
+        "9" * 12,
+        "x" * 900,
+    ]
+)
+WAITS = ("wait", "tokenWait", "ackWait")
+QUERIES = st.dictionaries(
+    st.sampled_from(["limit", "after", "since", "token", "ack", "other"]), VALUES, max_size=2
+).map(lambda query: "&".join([*(f"{name}=0" for name in WAITS), *(f"{n}={v}" for n, v in query.items())]))
+Request = tuple[str, str, bytes | None]
+
+
+def requests_to(routes: Sequence[tuple[str, str]]) -> st.SearchStrategy[Request]:
+    """Requests to all routes of the API: sound, half sound and nonsense, with a method that fits or not."""
+    sound = st.sampled_from([(method, path, json.dumps(body).encode()) for method, path, body in CHANGES])
+    some_body = BODIES | st.sampled_from([body for _, _, body in CHANGES])
+    bodies = some_body.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40) | st.none()
+
+    def to(route: tuple[str, str]) -> st.SearchStrategy[Request]:
+        method, path = route
+        blanks = st.lists(SEGMENTS, min_size=path.count("{"), max_size=path.count("{"))
+        paths = st.tuples(blanks, QUERIES).map(
+            lambda drawn: re.sub(r"{\w+}", "{}", path).format(*drawn[0]) + "?" + drawn[1]
+        )
+        methods = st.sampled_from([method] * 8 + ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+        return st.tuples(methods, paths, bodies)
+
+    half_sound = st.sampled_from(routes).flatmap(to)
+    return half_sound | half_sound | half_sound | sound
 
 
 def test_whatever_a_client_sends_is_no_error_of_the_node(tmp_path: Path) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it, "m1")
+            await it.ask("POST", ALICE, {"name": "Work"})
+            await it.ask("PUT", "/v1/accounts/alice/scripts/main", {"content": "keep;"})
+            requests: list[Request] = []
+            counts: Counter[int] = Counter()
 
-            async def send(method: str, path: str, data: bytes) -> None:
-                before = it.node.head
-                answer = await it.ask(method, path, data=data)
-                assert answer.status < 500, (method, path, data, answer.body)
-                if answer.status >= 400:
-                    assert answer.problem
-                    assert it.node.head == before
-
-            requests: list[tuple[str, str, bytes]] = []
-
-            @settings(max_examples=400)
-            @given(REQUESTS)
-            def collect(request: tuple[str, str, bytes]) -> None:
+            @settings(max_examples=1500, phases=[Phase.generate])
+            @given(requests_to([(route.method, route.path) for route in api.routes(it.node)]))
+            def collect(request: Request) -> None:
                 requests.append(request)
 
             collect()
-            for request in requests:
-                await send(*request)
+            for method, path, data in requests:
+                before = it.node.head
+                answer = await it.ask(method, path, data=data)
+                counts[answer.status] += 1
+                assert answer.status in {200, 201, 304, 400, 403, 404, 405, 409, 413, 503}, (
+                    method,
+                    path,
+                    data,
+                )
+                if answer.status >= 400:
+                    assert method == "HEAD" or answer.problem in PROBLEMS, (method, path, data, answer)
+                    assert it.node.head == before, (method, path, data)
+                if answer.status == 503:
+                    assert answer.headers["Retry-After"]
+            assert counts.keys() >= {200, 201, 400, 404, 405, 409}, "the requests reach what they are to test"
+
+    run(test())
+
+
+def test_what_is_over_a_limit_is_refused_whole(tmp_path: Path) -> None:
+    too_many = [f"m{n}" for n in range(limits.MAX_MESSAGES_PER_OPERATION + 1)]
+    requests = [
+        ("POST", f"{INBOX}/expunge", b" " * (limits.MAX_GOSSIP_BODY + 1), "request-entity-too-large"),
+        ("POST", f"{INBOX}/expunge", json.dumps({"ids": too_many}).encode(), "too-large"),
+        ("POST", f"{INBOX}/expunge", json.dumps({"uids": "1," * 100_000 + "1"}).encode(), "too-large"),
+        (
+            "PATCH",
+            f"{INBOX}/messages",
+            json.dumps({"ids": ["m1"], "patch": {f"keywords/k{n}": True for n in range(129)}}).encode(),
+            "too-large",
+        ),
+    ]
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1")
+            before = it.node.head
+            for method, path, data, problem in requests:
+                answer = await it.ask(method, path, data=io.BytesIO(data))
+                assert (answer.status, answer.problem) == (413, problem)
+                assert it.node.head == before
+
+    run(test())
+
+
+def test_a_token_of_unknown_writes_is_waited_for_and_one_that_no_node_gave_is_refused(tmp_path: Path) -> None:
+    forged = encode_token(Clock({ReplicaId(1): 2**63 - 1}))
+    endless = encode_token(Clock({ReplicaId(n): 1 for n in range(limits.MAX_REPLICAS + 1)}))
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            answer = await it.ask("GET", f"{INBOX}?token={forged}&tokenWait=0")
+            assert (answer.status, answer.problem) == (503, "not-yet")
+            for garbage in ("AA", "oQ", "%ff", "oQECAA", forged[:-1], "A" * 9000, endless):
+                # In the query: headers of more than 8 KiB never reach the node's own code.
+                answer = await it.ask("GET", f"{INBOX}?token={garbage}&tokenWait=0")
+                assert answer.status == 400, garbage
+
+    run(test())
+
+
+def test_a_method_that_a_path_does_not_know_is_answered_with_those_that_it_knows(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            answer = await it.ask("PUT", ALICE)
+            assert (answer.status, answer.problem) == (405, "method-not-allowed")
+            assert "POST" in answer.headers["Allow"]
+
+    run(test())
+
+
+def test_accounts_come_in_pages_with_digests_that_nodes_can_compare(tmp_path: Path) -> None:
+    accounts = ["alice", "bob/b", "carol", "dörte", ".."]
+
+    async def digests(it: Running) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        more = True
+        while more:
+            after = quote(found[-1][0], safe="") if found else ""
+            page = (await it.ask("GET", f"/v1/accounts?limit=2&after={after}")).body
+            found += [(each["account"], each["digest"]) for each in page["accounts"]]
+            more = page["hasMore"]
+        return found
+
+    async def test() -> None:
+        async with cluster(tmp_path, {"mx1": ["mx2"], "mx2": []}) as nodes:
+            first, second = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            # An account can only be named by one segment of a path, and ".." is none.
+            for account in accounts[:-1]:
+                path = f"/v1/accounts/{quote(account, safe='')}/mailboxes"
+                assert (await first.ask("POST", path, {"name": "INBOX"})).status == 201
+            await nodes.converged()
+            assert [account for account, _ in await digests(first)] == sorted(accounts[:-1])
+            assert await digests(second) == await digests(first)
+            (alice, one), *_ = await digests(first)
+            await add(first, "m1")
+            assert (await digests(first))[0] != (alice, one)
+            detail = (await first.ask("GET", "/v1/accounts/alice/digests")).body
+            assert detail["digest"] == (await digests(first))[0][1]
+            assert [box["name"] for box in detail["mailboxes"]] == ["INBOX"]
+            assert (await first.ask("GET", "/v1/accounts/nobody/digests")).body["mailboxes"] == []
+
+    run(test())
+
+
+def test_scripts_are_put_listed_read_activated_and_deleted(tmp_path: Path) -> None:
+    scripts = "/v1/accounts/alice/scripts"
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            for name in ("main", "zw%C3%B6lf%2F12"):
+                answer = await it.ask("PUT", f"{scripts}/{name}", {"content": f"# {name}\nkeep;\n"})
+                assert answer.status == 200
+            await it.ask("PUT", f"{scripts}/main", {"isActive": True})
+            listed = (await it.ask("GET", scripts)).body["scripts"]
+            assert [(each["name"], each["isActive"]) for each in listed] == [
+                ("main", True),
+                ("zwölf/12", False),
+            ]
+            assert (await it.ask("GET", f"{scripts}/main")).body["content"] == "# main\nkeep;\n"
+            assert (await it.ask("DELETE", f"{scripts}/main")).problem == "forbidden"
+            assert (await it.ask("DELETE", f"{scripts}/zw%C3%B6lf%2F12")).status == 200
+            assert (await it.ask("GET", f"{scripts}/zw%C3%B6lf%2F12")).problem == "not-found"
+            too_long = {"content": "é" * (limits.MAX_SCRIPT // 2 + 1)}
+            before = it.node.head
+            assert (await it.ask("PUT", f"{scripts}/main", too_long)).problem == "too-large"
+            for bad in ({"content": 1}, {"isActive": None}, {"content": "\ud800"}, {"text": ""}):
+                answer = await it.ask("PUT", f"{scripts}/main", data=json.dumps(bad).encode())
+                assert (answer.status, answer.problem) == (400, "invalid-request"), bad
+            assert it.node.head == before
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"\0" * 100,
+        b"GET /" + b"x" * 20_000,
+        b"\x16\x03\x01\x02",
+    ],
+    ids=["text", "version", "zeros", "endless line", "TLS"],
+)
+def test_what_is_no_http_ends_its_own_connection_alone(tmp_path: Path, sent: bytes) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+            writer.write(sent)
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer == b"" or b" 400 " in answer.splitlines()[0]
+            writer.close()
+            assert (await it.ask("GET", "/v1/status")).status == 200
 
     run(test())
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from crdtmail import limits
 from tests.nodes import NodeProcess, node_process
 
 ALICE = "alice@example.org"
@@ -123,6 +127,9 @@ def test_status_and_verify_tell_whether_nodes_agree(node: NodeProcess, tmp_path:
         agreeing = crdtmail("verify", node.address, second.address)
         assert agreeing.returncode == 0, agreeing.stdout
         assert "2 nodes agree on 1 account(s)" in agreeing.stdout
+        assert "2 nodes agree" in crdtmail("verify", "--node", second.address).stdout
+        twice = crdtmail("verify", node.address, node.address.removeprefix("http://"))
+        assert "one node alone" in twice.stdout
     with node_process(tmp_path / "mx3", "--name", "mx3") as stranger:
         differing = crdtmail("verify", node.address, stranger.address)
         assert differing.returncode == 1
@@ -141,9 +148,26 @@ def test_status_and_verify_tell_whether_nodes_agree(node: NodeProcess, tmp_path:
         (("node", "--listen", "everywhere"), 2, "an address and a port were expected"),
         (("node", "--listen", "0.0.0.0:0"), 2, "has no authentication"),
         (("node", "--peer", "mx2/path"), 2, "is no address of a node"),
+        (("node", "--peer", "mx2:99999"), 2, "is no address of a node"),
+        (("node", "--peer", "http://ops:secret@mx2"), 2, "is no address of a node"),
+        (("node", "--peer", "http://[::1"), 2, "is no address of a node"),
+        (("node", "--data", "/dev/null", "--listen", "127.0.0.1:0"), 2, "/dev/null cannot be used"),
+        (("node", "--name", "a\nb"), 2, "name must be printable text"),
+        (("status", "--node", "http://127.0.0.1:99999"), 2, "is no address of a node"),
+        (("status", "--node", "http://mx 2"), 2, "is no address of a node"),
+        (("status", "--node", "http://mx2..example.org"), 2, "is no address of a node"),
+        (("status", "--node", "https://mx2/?a=b"), 2, "is no address of a node"),
+        (("mailbox", "list", "--node", "http://127.0.0.1:1", "alice"), 3, "does not answer"),
+        (("mailbox", "list", ""), 2, "an account is text that is not empty"),
+        (("mailbox", "watch", "--node", "http://127.0.0.1:1", "alice", "INBOX"), 3, "does not answer"),
+        (("flag", "alice", "INBOX", "1", "--ids", "+Seen"), 2, "options stand before the account"),
+        (("flag", "alice", "INBOX", "1"), 2, "no change is named"),
+        (("verify", "--timeout", "-1"), 2, "a number of seconds above 0"),
+        (("verify", "--timeout", "nan"), 2, "a number of seconds above 0"),
         (("import", "alice", "/nowhere"), 2, "/nowhere"),
+        (("import", "alice", __file__), 2, "not an mbox file"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+    ids=lambda value: repr(" ".join(value)) if isinstance(value, tuple) else "",
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments: tuple[str, ...], code: int, said: str) -> None:
     result = crdtmail(*arguments)
@@ -161,6 +185,146 @@ def test_what_the_node_refuses_is_said_in_one_line(node: NodeProcess) -> None:
         assert crdtmail("flag", "--node", node.address, ALICE, "INBOX", "1", bad).returncode == 2
 
 
+def test_a_folder_is_refused_before_anything_is_sent_if_it_holds_no_mail(
+    node: NodeProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    result = crdtmail("import", "--node", node.address, ALICE, str(tmp_path / "empty"))
+    assert result.returncode == 2
+    assert "not a Maildir" in result.stderr
+    assert node.client().status()["clock"] == {}
+
+
+def test_an_mbox_is_imported_once(node: NodeProcess, tmp_path: Path) -> None:
+    message = "From ada@example.org Tue Nov 24 06:51:41 2026 +0000\nSubject: {}\nStatus: RO\n\ntext\n\n"
+    (tmp_path / "Archive").write_text(message.format(1) + message.format(2) + message.format(1))
+    arguments = ("import", "--node", node.address, ALICE, str(tmp_path / "Archive"))
+    assert crdtmail(*arguments).returncode == 0
+    before = node.client().status()["clock"]
+    again = crdtmail(*arguments)
+    assert again.returncode == 0
+    assert node.client().status()["clock"] == before
+    (box,) = node.client().mailboxes(ALICE)
+    messages = node.client().mailbox(ALICE, box["name"])["messages"]
+    assert [(m["receivedAt"], m["keywords"]) for m in messages] == [
+        ("2026-11-24T06:51:41Z", {"$seen": True})
+    ] * 3
+
+
+def test_two_copies_of_a_message_in_one_folder_are_both_imported(node: NodeProcess, tmp_path: Path) -> None:
+    """Dovecot gives both the same GUID if one was copied from the other."""
+    root = maildir(tmp_path)
+    (root / "dovecot-uidlist").write_text(
+        "3 V1 N3 Gabc\n1 Gsame :1700000001.M1P1.mx,S=5,W=6\n2 Gsame :1700000002.M2P1.mx,S=5,W=6\n"
+    )
+    for added in ((2, 0), (0, 2)):
+        result = crdtmail("import", "--node", node.address, ALICE, str(root))
+        assert result.returncode == 0, result.stderr
+        inbox = next(line for line in result.stdout.splitlines() if "INBOX" in line)
+        assert tuple(int(cell) for cell in re.findall(r"\b\d+\b", inbox)) == added
+    messages = node.client().mailbox(ALICE, "INBOX")["messages"]
+    assert [message["id"] for message in messages] == ["same", "same-2"]
+    assert messages[0]["keywords"] == {"$flagged": True, "$seen": True}
+
+
+def test_names_reach_the_node_as_they_are_typed(node: NodeProcess) -> None:
+    at = ("--node", node.address)
+    for account, mailbox in (("ada/ops", "Entwürfe/50%"), ("ä?#@b", "..")):
+        created = crdtmail("mailbox", "create", *at, account, mailbox)
+        assert created.stdout.startswith(f"{mailbox} created (id "), created.stderr
+        assert mailbox in crdtmail("mailbox", "list", *at, account).stdout
+        assert crdtmail("mailbox", "show", *at, account, mailbox).returncode == 0
+        again = crdtmail("mailbox", "create", *at, account, mailbox)
+        assert (again.returncode, "exists already" in again.stderr) == (1, True)
+
+
+def test_messages_can_be_named_by_their_ids(node: NodeProcess) -> None:
+    client = node.client()
+    client.create_mailbox(ALICE, "INBOX")
+    client.at(ALICE, "INBOX", "POST", "/messages", {"messages": [{"id": n, "size": 1} for n in "321"]})
+    at = ("--node", node.address, "--ids", ALICE, "INBOX")
+    assert "2 message(s) changed" in crdtmail("flag", *at, "1,3", "--", "-Work", "+\\Seen", "+a/b~c").stdout
+    assert "1 message(s) expunged" in crdtmail("expunge", *at, "2").stdout
+    messages = client.mailbox(ALICE, "INBOX")["messages"]
+    assert {m["id"]: set(m["keywords"]) for m in messages} == {
+        "3": {"$seen", "a/b~c"},
+        "1": {"$seen", "a/b~c"},
+    }
+
+
+def test_a_table_that_another_program_reads_is_not_folded(node: NodeProcess) -> None:
+    long = "/".join(["Projects"] * 20)
+    client = node.client()
+    made = client.create_mailbox(ALICE, long)
+    command = [sys.executable, "-m", "crdtmail", "mailbox", "list", "--node", node.address, ALICE]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    (line,) = [line for line in result.stdout.splitlines() if "Projects" in line]
+    assert long in line
+    assert made["id"] in line
+
+
+def test_a_reader_that_leaves_early_is_no_error(node: NodeProcess) -> None:
+    node.client().create_mailbox(ALICE, "INBOX")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "crdtmail", "status", "--node", node.address]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert result.stderr == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_node_ends_quietly_and_at_once_also_while_clients_wait(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with node_process(tmp_path / "node") as it:
+        client = it.client()
+        client.create_mailbox(ALICE, "INBOX")
+        command = [sys.executable, "-m", "crdtmail", "mailbox", "watch", "--node", it.address, ALICE, "INBOX"]
+        watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watching.stdout is not None
+        assert "watching" in watching.stdout.readline()
+        client.at(ALICE, "INBOX", "POST", "/messages", {"messages": [{"id": "m1", "size": 1}]})
+        assert "m1" in watching.stdout.readline()
+        it.process.send_signal(number)
+        assert it.process.wait(limits.SHUTDOWN_S / 2) == 0
+        _, said = watching.communicate(timeout=30)
+    assert watching.returncode == 3
+    assert said.startswith(f"crdtmail: the node at {it.address} does not answer: ")
+    assert len(said.splitlines()) == 1
+    assert (tmp_path / "node.log").read_text() == ""
+
+
+def test_what_is_no_node_is_called_so(tmp_path: Path) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        try:
+            result = crdtmail("status", "--node", address)
+            assert (result.returncode, result.stdout) == (3, "")
+            assert result.stderr == f"crdtmail: what answers at {address} is no crdtmail node\n"
+            assert crdtmail("verify", address).returncode == 3
+        finally:
+            server.shutdown()
+
+
+def test_a_port_that_is_taken_is_named(node: NodeProcess, tmp_path: Path) -> None:
+    result = crdtmail("node", "--data", str(tmp_path / "other"), "--listen", f"127.0.0.1:{node.port}")
+    assert result.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{node.port}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_second_node_on_one_folder_is_refused(node: NodeProcess, tmp_path: Path) -> None:
     result = crdtmail("node", "--data", str(tmp_path / "node"), "--listen", "127.0.0.1:0")
     assert result.returncode == 2
@@ -176,29 +340,3 @@ def test_settings_come_from_a_file_and_flags_go_before_them(tmp_path: Path) -> N
     result = crdtmail("node", "--config", str(settings))
     assert result.returncode == 2
     assert "unknown setting 'colour'" in result.stderr
-
-
-@pytest.mark.parametrize("form", [(), ("--chain",)], ids=["mesh", "chain"])
-def test_the_demonstration_ends_with_equal_nodes(form: tuple[str, ...]) -> None:
-    result = crdtmail("demo", *form)
-    assert result.returncode == 0, result.stderr
-    final = result.stdout.split("3. The cut is healed.")[1]
-    assert final.count("(\\Answered \\Seen)") == 3
-    assert "All three nodes are equal" in final
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demonstration_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "crdtmail", "demo", "--keep"]
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    assert any("left running" in line for line in lines)
-    address = next(line for line in lines if "crdtmail status" in line).split()[-1]
-    assert crdtmail("status", "--node", address).returncode == 0
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert list(tmp_path.iterdir()) == []
-    assert crdtmail("status", "--node", address).returncode == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
 from crdtmail.web.gossip_server import EXCHANGE, PUSH, SENDER
 from tests.nodes import CHAIN, MESH, STAR, Cluster, Running, cluster, run, single, until
-from tests.test_api import ALICE, INBOX, add, prepared, shown
+from tests.test_api import ALICE, CHANGES, INBOX, add, prepared, shown
 
 STRANGER = {SENDER: "00000000000000ff"}
 
@@ -50,6 +51,35 @@ def test_nodes_converge_whatever_their_topology(
                 await add(it, f"from-{name}", "from-all")
             await same_everywhere(nodes)
             assert len(await shown(nodes.nodes["mx1"])) == len(topology) + 1
+
+    run(test())
+
+
+def test_five_nodes_converge_whatever_is_done_to_them_and_whatever_is_cut(tmp_path: Path) -> None:
+    names = [f"mx{n}" for n in range(1, 6)]
+    chance = random.Random(2008)
+
+    async def test() -> None:
+        async with cluster(tmp_path, {name: [n for n in names if n != name] for name in names}) as nodes:
+            await prepared(nodes.nodes["mx1"], *(f"m{n}" for n in range(10)))
+            await nodes.converged()
+            for turn in range(6):
+                nodes.cut(*chance.sample(names, turn % 3))
+                for _ in range(15):
+                    it = nodes.nodes[chance.choice(names)]
+                    method, path, body = chance.choice(CHANGES)
+                    answer = await it.ask(method, path, body)
+                    assert answer.status < 300 or answer.problem in {"not-found", "already-exists"}
+                    if chance.random() < 0.3:
+                        await it.ask("GET", INBOX)
+                if turn == 3:
+                    await nodes.stop("mx5")
+                    names.remove("mx5")
+                if turn == 4:
+                    await nodes.start("mx5")
+                    names.append("mx5")
+                nodes.heal()
+            await same_everywhere(nodes)
 
     run(test())
 
@@ -121,6 +151,25 @@ def test_a_peer_that_swallows_everything_delays_no_other(tmp_path: Path) -> None
     run(test())
 
 
+def test_a_peer_that_is_not_there_delays_no_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, MESH, start=False) as nodes:
+            nodes.links["mx1", "mx3"].address = "http://127.0.0.1:1"
+            first, second = await nodes.start("mx1"), await nodes.start("mx2")
+            await prepared(first)
+
+            async def refused() -> bool:
+                peers = (await first.ask("GET", "/v1/status")).body["peers"]
+                return peers[1]["error"] is not None and not peers[1]["reachable"]
+
+            await until(refused, "the dead peer is noticed")
+            for n in range(20):
+                token = (await add(first, f"m{n}"))["token"]
+                assert (await second.ask("GET", f"{INBOX}?tokenWait=5&token={token}")).status == 200
+
+    run(test())
+
+
 def test_in_a_mesh_each_delta_goes_about_once_to_each_peer(tmp_path: Path) -> None:
     async def test() -> None:
         async with cluster(tmp_path, MESH) as nodes:
@@ -170,11 +219,19 @@ def test_what_a_faulty_peer_sends_is_refused_and_counted_and_stops_nothing(tmp_p
             broken_update = encode_delta(
                 Delta(Dot(ReplicaId(255), 1), "alice", (DirectoryUpdate(b"nonsense", Clock()),))
             )
-            bad = [good[:-1] + bytes([good[-1] ^ 1]), own, broken_update, b"", good + b"\0"]
+            half_broken = encode_delta(
+                Delta(
+                    Dot(ReplicaId(255), 1),
+                    "alice",
+                    (Create(MailboxId(b"x" * 16)), DirectoryUpdate(b"nonsense", Clock())),
+                )
+            )
+            bad = [good[:-1] + bytes([good[-1] ^ 1]), own, broken_update, half_broken, b"", good + b"\0"]
             for delta in bad:
                 answer = await it.ask("POST", PUSH, data=encode_push([delta]), headers=STRANGER)
                 assert (answer.status, answer.problem) == (400, "peer-error")
                 assert it.node.head == before
+                assert [box["name"] for box in (await it.ask("GET", ALICE)).body["mailboxes"]] == ["INBOX"]
             assert (await it.ask("GET", "/v1/status")).body["refusedFromPeers"] == len(bad)
             answer = await it.ask("POST", PUSH, data=encode_push([good, bad[0]]), headers=STRANGER)
             assert answer.status == 400
@@ -226,6 +283,44 @@ def test_an_answer_never_claims_more_than_it_brings(tmp_path: Path) -> None:
                 writing = it.node.write(lambda replica, txn, n=name: replica.create_mailbox(txn, "alice", n))  # type: ignore[misc]
                 _, answer = await asyncio.gather(writing, it.node.answer_exchange(asker))
                 assert answer.deltas or asker.clock.includes(answer.position.clock)
+
+    run(test())
+
+
+def test_sound_gossip_with_a_flaw_is_refused_without_a_change(tmp_path: Path) -> None:
+    """Bits turned over, ends cut off, bytes added: what a checksum and a strict decoder are there for."""
+    delta = encode_delta(Delta(Dot(ReplicaId(255), 1), "alice", (Create(MailboxId(b"x" * 16)),)))
+    sound = {
+        PUSH: encode_push([delta]),
+        EXCHANGE: encode_position(Position(ReplicaId(255), "mx2", Clock({ReplicaId(255): 7}), 1)),
+    }
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            before = it.node.head
+            flawed = [sound[PUSH][:n] for n in range(len(sound[PUSH]))]
+            flawed += [sound[PUSH] + b"\0"]
+            for n in range(len(sound[PUSH])):
+                for bit in (1, 16, 128):
+                    turned = bytearray(sound[PUSH])
+                    turned[n] ^= bit
+                    flawed.append(bytes(turned))
+            for body in flawed:
+                answer = await it.ask("POST", PUSH, data=body, headers=STRANGER)
+                assert (answer.status, answer.problem) == (400, "peer-error"), body
+                assert it.node.head == before
+            for n in range(len(sound[EXCHANGE])):
+                answer = await it.ask("POST", EXCHANGE, data=sound[EXCHANGE][:n])
+                assert (answer.status, answer.problem) == (400, "peer-error")
+            for headers in ({}, {SENDER: "ff"}, {SENDER: "00000000000000FF"}, {SENDER: "é" * 16}):
+                answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=headers)
+                assert (answer.status, answer.problem) == (400, "peer-error"), headers
+            assert it.node.head == before
+            assert not it.node.peers.heard, "no stranger is remembered for what was refused"
+            answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=STRANGER)
+            assert answer.status == 204
+            assert it.node.head.clock[ReplicaId(255)] == 1
 
     run(test())
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
+import time
 from pathlib import Path
+from typing import Any
 
 from crdtmail import LmdbStore, Tables, living_mailboxes, messages
-from crdtmail.client import Client, Refused, Unreachable
-from tests.nodes import NodeProcess, node_process
+from crdtmail.client import Client, Unreachable
+from crdtmail.verify import verify
+from tests.nodes import PATIENCE_S, NodeProcess, node_process
 from tests.recount import recount
 
 ROUNDS = 50 if os.environ.get("CRDTMAIL_LONG") else 8
@@ -58,28 +60,47 @@ class Load:
                 return
 
 
+def until_equal(nodes: list[NodeProcess]) -> list[dict[str, Any]]:
+    """Wait until the nodes have applied the same and show the same, UIDs included; what they show."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if verify([it.address for it in nodes], timeout_s=PATIENCE_S).agrees:
+            documents = [it.client().mailbox(ACCOUNT, "INBOX", limit=10_000) for it in nodes]
+            if all(document["messages"] == documents[0]["messages"] for document in documents):
+                return documents
+        time.sleep(0.02)
+    raise AssertionError("the nodes do not become equal")
+
+
 def test_every_answered_write_is_there_after_kill_9(tmp_path: Path) -> None:
+    """And a peer that goes on meanwhile, and gets the killed node's writes as they come, ends equal to it."""
     data = tmp_path / "node"
     load = Load()
     replicas = set()
-    for turn in range(ROUNDS):
-        with node_process(data) as it:
-            client = it.client()
-            replicas.add(client.status()["replica"])
-            with suppress(Refused):  # it exists from the second turn on
-                client.create_mailbox(ACCOUNT, "INBOX")
-            document = client.mailbox(ACCOUNT, "INBOX", limit=10_000)
-            present = {message["id"]: message["keywords"] for message in document["messages"]}
-            assert load.added <= present.keys(), "an answered addition is lost"
-            assert all("$flagged" in present[id] for id in load.flagged), "an answered flag is lost"
-            client.close()
-            load.run(it, turn, writes=5 + 7 * (turn % 5))
+    with node_process(tmp_path / "peer", "--name", "mx2") as peer:
+        peer.client().create_mailbox(ACCOUNT, "INBOX")
+        for turn in range(ROUNDS):
+            with node_process(data, "--peer", peer.address) as it:
+                client = it.client()
+                replicas.add(client.status()["replica"])
+                (document, _) = until_equal([it, peer])
+                present = {message["id"]: message["keywords"] for message in document["messages"]}
+                assert load.added <= present.keys(), "an answered addition is lost"
+                assert all("$flagged" in present[id] for id in load.flagged), "an answered flag is lost"
+                assert client.status()["alarms"] == peer.client().status()["alarms"] == []
+                new = {"messages": [{"id": f"peer-{turn}", "size": 1}]}
+                peer.client().at(ACCOUNT, "INBOX", "POST", "/messages", new)
+                load.added.add(f"peer-{turn}")
+                load.run(it, turn, writes=5 + 7 * (turn % 5))
+        with node_process(data, "--peer", peer.address) as it:
+            assert load.added <= {message["id"] for message in until_equal([it, peer])[0]["messages"]}
     assert len(replicas) == 1
     assert len(load.flagged) > 5 * ROUNDS
-    store = LmdbStore(data)
-    with store.snapshot() as snapshot:
-        tables = Tables(snapshot)
-        recount(tables)
-        ((_, living),) = living_mailboxes(tables, ACCOUNT).items()
-        assert {message.id for message in messages(tables, living.record, limit=10**6)} >= load.added
-    store.close()
+    for folder in (data, tmp_path / "peer"):
+        store = LmdbStore(folder)
+        with store.snapshot() as snapshot:
+            tables = Tables(snapshot)
+            recount(tables)
+            ((_, living),) = living_mailboxes(tables, ACCOUNT).items()
+            assert {message.id for message in messages(tables, living.record, limit=10**6)} >= load.added
+        store.close()
