@@ -17,6 +17,10 @@ class PeerError(CrdtmailError):
     """The other replica broke the protocol; nothing of what it sent was taken."""
 
 
+class Unreachable(PeerError):
+    """The other replica cannot be reached, or did not answer in time."""
+
+
 class StoreError(CrdtmailError):
     """The store is damaged, of another format, or failing: stop rather than go on."""
 

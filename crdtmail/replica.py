@@ -160,9 +160,9 @@ class Replica:
         touched, self._touched = self._touched, set()
         return touched
 
-    def meet(self, txn: Transaction, peer: ReplicaId, record: PeerRecord) -> None:
-        """Remember another replica, and how far it was when it was last heard of."""
-        WritableTables(txn).put_peer(peer, record)
+    def meet(self, txn: Transaction, peer: ReplicaId, name: str, clock: Clock) -> None:
+        """Remember another replica, and how far it was now that it was heard of."""
+        WritableTables(txn).put_peer(peer, PeerRecord(name, clock, self._time_ms()))
 
     # Mailboxes ----------------------------------------------------------------------------------------
 

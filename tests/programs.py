@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from tests.reference import PermittedView, Reference
-from tests.worlds import (
+from simulations.reference import PermittedView
+from tests.reference_world import Reference
+from simulations.commands import (
     DELETED,
     Add,
     Command,
@@ -25,8 +26,8 @@ from tests.worlds import (
     Mailbox,
     Move,
     Rename,
-    World,
 )
+from tests.worlds import World
 
 REPLICAS = ("mx1", "mx2", "mx3", "mx4")
 NAMES = ("Work", "Play", "Taxes", "Attic")  # None begins another: it would look like a suffix.

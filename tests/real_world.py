@@ -17,7 +17,7 @@ from crdtmail.errors import AlreadyExists, Forbidden, NotFound
 from crdtmail.replica import IncomingMessage, KeywordChange, Outcome, Replica, Selection
 from crdtmail.store.interface import Store, Transaction
 from crdtmail.store.tables import Tables
-from tests.worlds import (
+from simulations.commands import (
     Add,
     Command,
     Copy,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 
-from tests.worlds import (
+from simulations.commands import (
     Add,
     Command,
     Copy,
@@ -35,10 +35,9 @@ from tests.worlds import (
     Rename,
     Shown,
     View,
-    World,
     describe,
-    settle,
 )
+from tests.worlds import World, settle
 
 SEMANTICS = Path(__file__).parent.parent / "docs" / "semantics.md"
 

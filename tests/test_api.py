@@ -403,7 +403,7 @@ def test_a_node_that_stops_answers_at_once_whoever_waits_for_something(tmp_path:
                     "token": ("GET", f"{INBOX}?token={unseen}&tokenWait=60", None),
                     "acknowledgement": ("POST", f"{INBOX}/messages?ack=1&ackWait=60", new),
                 }
-                signal = {"token": node.progress, "acknowledgement": node.peer_progress}.get(wait)
+                signal = {"token": node.progress, "acknowledgement": node.progress}.get(wait)
                 waiting = asyncio.create_task(it.ask(*requests[wait]))
                 if signal is None:
                     await until(lambda: "alice" in node._watched, "it waits")

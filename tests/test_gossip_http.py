@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import encode_delta
 from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
-from crdtmail.gossip.codec import encode_position, encode_push
+from crdtmail.effects import Kind
+from crdtmail.gossip.codec import decode_answer, encode_position, encode_push
 from crdtmail.gossip.messages import Position
-from crdtmail.web.gossip_server import EXCHANGE, PUSH, SENDER
+from crdtmail.web.gossip_server import SENDER, path
 from tests.nodes import CHAIN, MESH, STAR, Cluster, Running, cluster, run, single, until
 from tests.test_api import ALICE, CHANGES, INBOX, add, prepared, shown
 
+EXCHANGE, PUSH = path(Kind.EXCHANGE), path(Kind.PUSH)
 STRANGER = {SENDER: "00000000000000ff"}
 
 
@@ -177,13 +179,13 @@ def test_in_a_mesh_each_delta_goes_about_once_to_each_peer(tmp_path: Path) -> No
             await nodes.converged()
             received: Counter[str] = Counter()
             for name, it in nodes.nodes.items():
-                original = it.node.receive
+                original = it.node.replica.receive
 
-                async def counted(encoded, original=original, name=name):  # type: ignore[no-untyped-def]
-                    received[name] += len(encoded)
-                    return await original(encoded)
+                def counted(txn, delta, data, original=original, name=name):  # type: ignore[no-untyped-def]
+                    received[name] += 1
+                    return original(txn, delta, data)
 
-                it.node.receive = counted  # type: ignore[method-assign]
+                it.node.replica.receive = counted  # type: ignore[method-assign]
             for n in range(60):
                 await add(nodes.nodes[f"mx{n % 3 + 1}"], f"m{n}")
             await nodes.converged()
@@ -247,7 +249,9 @@ def test_a_node_whose_own_writes_were_lost_refuses_new_ones_and_says_why(tmp_pat
         async with single(tmp_path) as it:
             await prepared(it)
             seen = Position(ReplicaId(255), "mx2", Clock({it.node.replica.id: 99}), 0)
-            assert (await it.ask("POST", EXCHANGE, data=encode_position(seen))).status == 200
+            assert (
+                await it.ask("POST", EXCHANGE, data=encode_position(seen), headers=STRANGER)
+            ).status == 200
             answer = await it.ask("POST", ALICE, {"name": "Work"})
             assert (answer.status, answer.problem) == (503, "writes-lost")
             assert (await it.ask("GET", "/v1/status")).body["alarms"]
@@ -281,7 +285,10 @@ def test_an_answer_never_claims_more_than_it_brings(tmp_path: Path) -> None:
                 asker = Position(ReplicaId(1000 + number), "new", it.node.head.clock, it.node.head.digest)
                 name = f"Work {number}"
                 writing = it.node.write(lambda replica, txn, n=name: replica.create_mailbox(txn, "alice", n))  # type: ignore[misc]
-                _, answer = await asyncio.gather(writing, it.node.answer_exchange(asker))
+                _, reply = await asyncio.gather(
+                    writing, it.node.answer(Kind.EXCHANGE, asker.replica, encode_position(asker))
+                )
+                answer = decode_answer(reply.body)
                 assert answer.deltas or asker.clock.includes(answer.position.clock)
 
     run(test())
@@ -311,13 +318,13 @@ def test_sound_gossip_with_a_flaw_is_refused_without_a_change(tmp_path: Path) ->
                 assert (answer.status, answer.problem) == (400, "peer-error"), body
                 assert it.node.head == before
             for n in range(len(sound[EXCHANGE])):
-                answer = await it.ask("POST", EXCHANGE, data=sound[EXCHANGE][:n])
+                answer = await it.ask("POST", EXCHANGE, data=sound[EXCHANGE][:n], headers=STRANGER)
                 assert (answer.status, answer.problem) == (400, "peer-error")
             for headers in ({}, {SENDER: "ff"}, {SENDER: "00000000000000FF"}, {SENDER: "é" * 16}):
                 answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=headers)
                 assert (answer.status, answer.problem) == (400, "peer-error"), headers
             assert it.node.head == before
-            assert not it.node.peers.heard, "no stranger is remembered for what was refused"
+            assert not it.node.gossip.peers.heard, "no stranger is remembered for what was refused"
             answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=STRANGER)
             assert answer.status == 204
             assert it.node.head.clock[ReplicaId(255)] == 1
@@ -339,9 +346,9 @@ def test_whatever_bytes_a_peer_sends_are_refused_without_a_change(tmp_path: Path
             await prepared(it)
             before = it.node.head
             for body in bodies:
-                for path in (EXCHANGE, PUSH):
-                    answer = await it.ask("POST", path, data=body, headers=STRANGER)
-                    assert answer.status in (204, 400), (path, body)
+                for where in (EXCHANGE, PUSH):
+                    answer = await it.ask("POST", where, data=body, headers=STRANGER)
+                    assert answer.status in (204, 400), (where, body)
             assert it.node.head == before
 
     run(test())

@@ -17,7 +17,9 @@ LAYERS = [
     {"applying"},
     {"views"},
     {"replica"},
+    {"effects"},
     {"gossip"},
+    {"service"},
     {"node"},
     {"web", "client", "sources", "config", "screen"},
     {"daemon", "importing", "verify"},
@@ -33,7 +35,7 @@ IMPORTERS = {
     "uvloop": {"daemon.py"},
     "rich": {"screen.py"},
 }
-PURE = {"crdt", "gossip"}
+PURE = {"crdt", "gossip", "effects.py", "service.py", "replica.py", "applying.py", "views.py"}
 IMPURE = {
     "asyncio",
     "threading",

@@ -26,7 +26,7 @@ from tests.reference import (
     agrees,
 )
 from tests.semantics_rows import Row, RowError, problems, read_rows
-from tests.worlds import (
+from simulations.commands import (
     DELETED,
     Add,
     Create,
@@ -39,8 +39,8 @@ from tests.worlds import (
     Rename,
     Shown,
     View,
-    settle,
 )
+from tests.worlds import settle
 
 ROWS = read_rows()
 

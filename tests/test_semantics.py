@@ -17,7 +17,8 @@ from crdtmail.store.tables import Tables
 from tests.programs import Program, programs
 from tests.real_world import RealWorld
 from tests.recount import recount
-from tests.reference import Reference, agrees
+from simulations.reference import agrees
+from tests.reference_world import Reference
 from tests.semantics_rows import Row, problems, read_rows
 from tests.worlds import settle
 

@@ -1,106 +1,15 @@
-"""What a user can do to a set of masters, and what can be seen of them.
+"""Some masters under test, whatever they are made of.
 
-Owns the vocabulary shared by the reference model, the rows of `docs/semantics.md` and the random
-programs: commands in, deliveries between, views out. It must never know how a world is built: the
-reference and the real replicas stand behind the same `World`.
+The reference and the real replicas stand behind the same `World`. What can be asked of a world and what
+it shows is written in `simulations.commands`; how a world is built must never come in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-DELETED = "$deleted"
-
-
-class Mailbox(NamedTuple):
-    """The identity of a mailbox: its name at creation, and how many distinct mailboxes had vacated
-    that name, as known to the replica that created it. Renaming changes the name, never this."""
-
-    name: str
-    generation: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name}#{self.generation}"
-
-
-@dataclass(frozen=True)
-class Create:
-    name: str
-
-
-@dataclass(frozen=True)
-class Rename:
-    mailbox: Mailbox
-    to: str
-
-
-@dataclass(frozen=True)
-class Delete:
-    mailbox: Mailbox
-
-
-@dataclass(frozen=True)
-class Add:
-    mailbox: Mailbox
-    message: str
-    keywords: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Keywords:
-    """One STORE: the same keywords added to and removed from all these messages."""
-
-    mailbox: Mailbox
-    messages: tuple[str, ...]
-    add: frozenset[str] = frozenset()
-    remove: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        if self.add & self.remove:
-            raise ValueError(f"one command both adds and removes {sorted(self.add & self.remove)}")
-
-
-@dataclass(frozen=True)
-class Expunge:
-    mailbox: Mailbox
-    messages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ExpungeDeleted:
-    """IMAP's EXPUNGE: every message that shows `$deleted` at that replica now."""
-
-    mailbox: Mailbox
-
-
-@dataclass(frozen=True)
-class Move:
-    source: Mailbox
-    target: Mailbox
-    messages: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Copy:
-    source: Mailbox
-    target: Mailbox
-    messages: tuple[str, ...]
-
-
-Command = Create | Rename | Delete | Add | Keywords | Expunge | ExpungeDeleted | Move | Copy
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A living mailbox as a client sees it: its name, and each message with its keywords."""
-
-    name: str
-    messages: Mapping[str, frozenset[str]]
-
-
-View = Mapping[Mailbox, Shown]
+from simulations.commands import Command, View
 
 
 class World(Protocol):
@@ -128,15 +37,3 @@ def settle(world: World, replicas: Sequence[str]) -> None:
             for target in replicas:
                 if source != target:
                     world.deliver(source, target)
-
-
-def describe(view: View) -> str:
-    """A view in one line, for messages of failed tests."""
-    mailboxes = []
-    for mailbox, shown in sorted(view.items()):
-        messages = ", ".join(
-            f"{message} [{' '.join(sorted(keywords))}]" if keywords else message
-            for message, keywords in sorted(shown.messages.items())
-        )
-        mailboxes.append(f"{mailbox} as {shown.name}: {messages or 'empty'}")
-    return "; ".join(mailboxes) or "no mailbox"

@@ -64,17 +64,14 @@ def encode_delta(delta: Delta) -> bytes:
 
 def _sealed(delta: Delta, operations: list[list[Any]]) -> bytes:
     body = [VERSION, delta.dot.replica, delta.dot.seq, delta.account, operations]
-    payload = b"\x86" + dump(body)[1:]
-    return payload + _CHECKSUM_HEAD + zlib.crc32(payload).to_bytes(4, "big")
+    return with_checksum(b"\x86" + dump(body)[1:])
 
 
 def decode_delta(data: bytes) -> Delta:
     """The delta in `data`.  Raises PeerError if these are not the bytes that `encode_delta` makes of it."""
     if len(data) > MAX_DELTA:
         raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}")
-    payload, checksum = data[:-5], data[-5:]
-    if checksum != _CHECKSUM_HEAD + zlib.crc32(payload).to_bytes(4, "big"):
-        raise PeerError("a delta's checksum is wrong")
+    without_checksum(data)
     fields = _read(data)
     try:
         version, replica, seq, account, operations, _ = _list(fields, 6)
@@ -86,6 +83,19 @@ def decode_delta(data: bytes) -> Delta:
     if _sealed(delta, [_plain(operation) for operation in delta.operations]) != data:
         raise PeerError("a delta is not in its deterministic encoding")
     return delta
+
+
+def with_checksum(payload: bytes) -> bytes:
+    """The bytes, and behind them their CRC-32 as a CBOR byte string of four."""
+    return payload + _CHECKSUM_HEAD + zlib.crc32(payload).to_bytes(4, "big")
+
+
+def without_checksum(data: bytes) -> bytes:
+    """The bytes that stand before the checksum.  Raises PeerError if it is not theirs."""
+    payload = data[:-5]
+    if with_checksum(payload) != data:
+        raise PeerError("a checksum is wrong: the message was damaged on its way")
+    return payload
 
 
 def _delta(replica: object, seq: object, account: object, operations: object) -> Delta:

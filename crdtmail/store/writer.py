@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Generic, NamedTuple
@@ -97,21 +97,8 @@ class Writer:
                 self._commit(sorted(wanted, key=lambda write: write.wants_snapshot))
 
     def _commit(self, group: list[_Write]) -> None:
-        outcomes: list[Any] = []
-
-        def run_all(txn: Transaction) -> None:
-            outcomes.clear()
-            for write in group:
-                try:
-                    with txn.nested() as inner:
-                        outcomes.append(write.work(inner))
-                except NeedsRoom:
-                    raise
-                except Exception as error:  # the write's own failure: its caller's to hear, nobody else's
-                    outcomes.append(_Failed(error))
-
         try:
-            self._store.transact(run_all)
+            outcomes = self._store.transact(lambda txn: run_group(txn, [write.work for write in group]))
         except Exception as error:
             self._fail(group, error)
             return
@@ -121,7 +108,7 @@ class Writer:
             self._fail(group, error)
             return
         for write, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, _Failed):
+            if isinstance(outcome, Failed):
                 write.future.set_exception(outcome.error)
             elif write.wants_snapshot:
                 closing = self._store.snapshot()
@@ -145,5 +132,21 @@ class Writer:
         self._committed()
 
 
-class _Failed(NamedTuple):
+class Failed(NamedTuple):
+    """In place of a result: what the write raised.  It has changed nothing."""
+
     error: Exception
+
+
+def run_group(txn: Transaction, works: Sequence[Callable[[Transaction], Any]]) -> list[Any]:
+    """Run each of the works in a transaction of its own inside `txn`; the result of each, or `Failed`."""
+    outcomes: list[Any] = []
+    for work in works:
+        try:
+            with txn.nested() as inner:
+                outcomes.append(work(inner))
+        except NeedsRoom:
+            raise
+        except Exception as error:  # the write's own failure: its caller's to hear, nobody else's
+            outcomes.append(Failed(error))
+    return outcomes

@@ -31,8 +31,9 @@ from crdtmail.limits import (
     MAX_SCRIPT,
     MAX_UID,
 )
-from crdtmail.node import Node, Written
+from crdtmail.node import Node
 from crdtmail.replica import Replica
+from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents

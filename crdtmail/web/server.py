@@ -49,8 +49,8 @@ async def serving(node: Node, host: str, port: int) -> AsyncIterator[int]:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     async with aiohttp.ClientSession() as http:
         talks = [
-            asyncio.create_task(talk(node, address, session, http), name=f"peer {address}")
-            for address, session in node.peers.sessions.items()
+            asyncio.create_task(talk(node, address, http), name=f"peer {address}")
+            for address in node.gossip.peers.sessions
         ]
         for task in talks:
             task.add_done_callback(_end_with)

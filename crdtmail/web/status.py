@@ -17,7 +17,9 @@ from crdtmail.web import documents
 
 async def node_status(node: Node) -> dict[str, Any]:
     """The node's identity, clock, digest and log, and how far each peer is behind it."""
-    known = {address: session.known for address, session in node.peers.sessions.items() if session.peer}
+    known = {
+        address: session.known for address, session in node.gossip.peers.sessions.items() if session.peer
+    }
 
     def query(tables: Tables) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         head = tables.head()
@@ -37,7 +39,7 @@ async def node_status(node: Node) -> dict[str, Any]:
             "Stop it, move its data folder away and start it anew: it gets everything from its peers"
         )
     peers = []
-    for address, session in node.peers.sessions.items():
+    for address, session in node.gossip.peers.sessions.items():
         if session.diverged:
             alarms.append(
                 f"{address} has the same clock but another digest: one of the two stores is damaged"
@@ -49,7 +51,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         "version": crdtmail.__version__,
         **state,
         "alarms": alarms,
-        "refusedFromPeers": node.refused,
+        "refusedFromPeers": node.gossip.refused,
         "peers": peers,
     }
 

@@ -1,0 +1,121 @@
+"""What the core asks for and never does itself: to read, to persist, to call a peer, to wait.
+
+Work that needs the world is a generator, `Steps`: it yields an effect and is resumed with what came of it, or
+with the exception that came instead.  Whoever performs it (`node` in service, the simulations on a machine
+that is not there) keeps one rule: a `Persist` is durable before the steps go on.  So nothing is ever said or
+sent that could still be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, NamedTuple
+
+from crdtmail.store.interface import T, Transaction
+from crdtmail.store.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """Run `query` on the last committed state; gives its result."""
+
+    query: Callable[[Tables], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Persist(Generic[T]):
+    """Run `work` in a transaction; gives its result when all that it wrote is durable."""
+
+    work: Callable[[Transaction], T]
+
+
+@dataclass(frozen=True, slots=True)
+class PersistThenRead(Generic[T]):
+    """Run `work`, and when it is durable `query` on the very state that its commit left; gives the query's
+    result.  So whatever `work` made sure of is true of what is read, however much is being written."""
+
+    work: Callable[[Transaction], None]
+    query: Callable[[Tables], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute(Generic[T]):
+    """Run `work`, which is pure but may take long, where it holds nobody up; gives its result."""
+
+    work: Callable[[], T]
+
+
+class Kind(Enum):
+    """What one node can ask of another."""
+
+    EXCHANGE = "exchange"
+    PUSH = "push"
+
+
+class Reply(NamedTuple):
+    """How a peer answers, in HTTP's terms.  A refusal is a PeerError instead."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Ask the peer at `address`; gives its `Reply`.
+
+    Raises PeerError with the peer's reason if it refuses, Unreachable if it does not answer.
+    """
+
+    address: str
+    kind: Kind
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Until `condition` holds, `timeout_s` are over or the node stops; gives whether it holds.
+
+    It is looked at after every commit and whenever something was heard of a peer.
+    """
+
+    condition: Callable[[], bool]
+    timeout_s: float
+
+
+Effect = Read[Any] | Persist[Any] | PersistThenRead[Any] | Compute[Any] | Call | Wait
+Steps = Generator[Effect, Any, T]
+
+
+# The same as typed steps, for `yield from`.
+
+
+def read(query: Callable[[Tables], T]) -> Steps[T]:
+    result: T = yield Read(query)
+    return result
+
+
+def persist(work: Callable[[Transaction], T]) -> Steps[T]:
+    result: T = yield Persist(work)
+    return result
+
+
+def persist_then_read(work: Callable[[Transaction], None], query: Callable[[Tables], T]) -> Steps[T]:
+    result: T = yield PersistThenRead(work, query)
+    return result
+
+
+def compute(work: Callable[[], T]) -> Steps[T]:
+    result: T = yield Compute(work)
+    return result
+
+
+def call(address: str, kind: Kind, body: bytes) -> Steps[Reply]:
+    reply: Reply = yield Call(address, kind, body)
+    return reply
+
+
+def wait(condition: Callable[[], bool], timeout_s: float) -> Steps[bool]:
+    holds: bool = yield Wait(condition, timeout_s)
+    return holds
