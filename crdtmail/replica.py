@@ -115,7 +115,11 @@ class Replica:
 
     @classmethod
     def open(cls, store: Store, new_id: Callable[[], ReplicaId], time_ms: Callable[[], int]) -> Replica:
-        """The replica whose state is in `store`; in an empty store a new one, whose id `new_id` gives.
+        """The replica whose state is in `store`.
+
+        In an empty store it is a new one, whose id `new_id` gives; likewise in a store that lies elsewhere
+        than when it got its id.  That is a copy: the original may be alive, or may have written what the
+        copy lacks, and one dot must never name two deltas.
 
         Raises StoreError if the store is of another format.
         """
@@ -128,9 +132,9 @@ class Replica:
                     f"the store has format {found}, this version of crdtmail reads format {FORMAT}"
                 )
             id = tables.replica()
-            if id is None:
+            if id is None or tables.place() != store.place:
                 id = new_id()
-                tables.put_identity(id)
+                tables.put_identity(id, store.place)
             return cls(id, tables.peers(), time_ms)
 
         return store.transact(identify)

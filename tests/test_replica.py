@@ -37,7 +37,7 @@ from crdtmail.limits import (
 from crdtmail.replica import KeywordChange, Outcome, Replica, Selection
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import PeerRecord, WritableTables
+from crdtmail.store.tables import WritableTables
 from crdtmail.views import MessageView
 from tests.masters import ACCOUNT, EVERYTHING, Master, exchange, ids, mail, pair
 
@@ -204,10 +204,40 @@ def test_a_store_of_another_format_is_not_opened() -> None:
 def test_a_replica_keeps_its_id_and_whom_it_has_met() -> None:
     store = MemoryStore()
     first = Replica.open(store, lambda: ReplicaId(1), lambda: 0)
-    store.transact(lambda txn: first.meet(txn, ReplicaId(5), PeerRecord("mx5", Clock(), 0)))
+    store.transact(lambda txn: first.meet(txn, ReplicaId(5), "mx5", Clock()))
     again = Replica.open(store, lambda: ReplicaId(2), lambda: 0)
     assert again.id == 1
     assert again.members == {1, 5}
+
+
+def test_a_store_that_lies_elsewhere_is_a_copy_and_gets_an_id_of_its_own() -> None:
+    store = MemoryStore(place=b"here")
+    assert Replica.open(store, lambda: ReplicaId(1), lambda: 0).id == 1
+    store.place = b"there"
+    assert Replica.open(store, lambda: ReplicaId(2), lambda: 0).id == 2
+    assert Replica.open(store, lambda: ReplicaId(3), lambda: 0).id == 2, "it stays there now"
+
+
+def test_a_copy_gets_its_own_lost_deltas_back_from_its_peers() -> None:
+    one, two, box = pair()
+    backup = one.rows()
+    one.add(box, "lost")
+    two.hear(one)
+    old = Master(7)
+    old.store = MemoryStore(place=b"restored")
+
+    def restore(txn: Transaction) -> None:
+        for table, rows in backup.items():
+            for key, value in rows:
+                txn.put(table, key, value)
+
+    old.store.transact(restore)
+    old.replica = Replica.open(old.store, lambda: ReplicaId(7), lambda: 0)
+    assert old.replica.id == 7
+    old.add(box, "new")
+    exchange(old, two)
+    assert set(old.keywords(box)) == set(two.keywords(box)) == {"lost", "new"}
+    assert old.digest == two.digest
 
 
 # Messages -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -39,6 +40,19 @@ def put(store: Store, **rows: bytes) -> None:
 def content(store: Store, table: Table = T1) -> dict[bytes, bytes]:
     with store.snapshot() as snapshot:
         return dict(snapshot.scan(table, b""))
+
+
+def test_a_copy_on_disk_lies_in_another_place_and_what_is_opened_again_in_the_same(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store")
+    put(store, a=b"1")
+    place = store.place
+    store.close()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    (tmp_path / "store").rename(tmp_path / "renamed")
+    copy, renamed = LmdbStore(tmp_path / "copy"), LmdbStore(tmp_path / "renamed")
+    assert copy.place != place == renamed.place
+    copy.close()
+    renamed.close()
 
 
 def test_what_is_put_is_got_and_scanned_in_order_both_ways(store: Store) -> None:

@@ -75,6 +75,11 @@ class Transaction(Snapshot, Protocol):
 class Store(Protocol):
     """A node's tables."""
 
+    @property
+    def place(self) -> bytes:
+        """Where the store lies, so that no copy of it lies in the same place; at most 64 bytes."""
+        ...
+
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """The last committed state, from now to the end of the block, whatever is written meanwhile.
 

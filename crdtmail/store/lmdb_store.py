@@ -8,6 +8,7 @@ grows by itself: a transaction that does not fit is given up and run again in a 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from crdtmail.errors import ConfigError, Overloaded, StoreError
 from crdtmail.limits import MAX_READERS, MIB
 from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
 
+_MACHINE_ID = Path("/etc/machine-id")
 FIRST_MAP = 256 * 1024 * MIB
 """Address space, not disk: the file is as long as what is in it.  So large that growing, for which all
 readers must have ended, is for the very few."""
@@ -52,6 +54,7 @@ class LmdbStore:
         except lmdb.Error as error:
             os.close(self._lock)
             raise StoreError(f"the data folder {folder} cannot be opened: {error}") from error
+        self.place = _place(data)
         self._readers = 0
         self._growing = False
         self._gate = threading.Condition()
@@ -166,6 +169,17 @@ def _medium_errors() -> Iterator[None]:
         raise NeedsRoom("the map is full") from error
     except lmdb.Error as error:
         raise StoreError(f"the store failed: {error}") from error
+
+
+def _place(data: Path) -> bytes:
+    """The machine, and the file on it: whatever was copied, restored or mounted elsewhere differs in one."""
+    try:
+        machine = _MACHINE_ID.read_bytes().strip()
+    except OSError:  # not every container has one
+        machine = b""
+    found = data.stat()
+    where = b"%s %d %d" % (machine, found.st_dev, found.st_ino)
+    return hashlib.blake2b(where, digest_size=16).digest()
 
 
 def _lock(folder: Path) -> int:

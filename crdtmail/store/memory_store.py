@@ -21,7 +21,8 @@ _Overlay = dict[Table, dict[bytes, bytes | None]]
 class MemoryStore:
     """Tables of one node in memory."""
 
-    def __init__(self, *, sync_on_commit: bool = True) -> None:
+    def __init__(self, *, sync_on_commit: bool = True, place: bytes = b"memory") -> None:
+        self.place = place
         self._live: _Tables = {table: SortedDict() for table in Table}
         self._durable: _Tables = self._live if sync_on_commit else {table: SortedDict() for table in Table}
         self._unsynced: list[_Overlay] = []

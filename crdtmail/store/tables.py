@@ -2,7 +2,7 @@
 
 | table | key -> value |
 |---|---|
-| `meta` | `replica`, `format`, `head` -> who we are; the store's format; last LSN, clock, digest |
+| `meta` | `replica`, `place`, `format`, `head` -> who and where we are; format; last LSN, clock, digest |
 | `log` | LSN -> replica, seq, when it was applied here, delta bytes |
 | `log_index` | replica, seq -> LSN |
 | `mailboxes` | account, mailbox id -> `Mailbox` |
@@ -152,6 +152,10 @@ class Tables:
         record = self._rows.get(Table.META, b"replica")
         return None if record is None else ReplicaId(_U64.unpack(record)[0])
 
+    def place(self) -> bytes | None:
+        """Where the store lay when the replica got its id."""
+        return self._rows.get(Table.META, b"place")
+
     def head(self) -> Head:
         record = self._rows.get(Table.META, b"head")
         if record is None:
@@ -259,7 +263,8 @@ class WritableTables(Tables):
         super().__init__(transaction)
         self._txn = transaction
 
-    def put_identity(self, replica: ReplicaId) -> None:
+    def put_identity(self, replica: ReplicaId, place: bytes) -> None:
+        self._txn.put(Table.META, b"place", place)
         self._txn.put(Table.META, b"replica", _U64.pack(replica))
         self._txn.put(Table.META, b"format", _U32.pack(FORMAT))
 
