@@ -65,7 +65,7 @@ class Reply(NamedTuple):
 class Call:
     """Ask the peer at `address`; gives its `Reply`.
 
-    Raises PeerError with the peer's reason if it refuses, Unreachable if it does not answer.
+    Raises PeerError with the peer's reason if it refuses, PeerUnreachable if it does not answer.
     """
 
     address: str

@@ -17,7 +17,7 @@ class PeerError(CrdtmailError):
     """The other replica broke the protocol; nothing of what it sent was taken."""
 
 
-class Unreachable(PeerError):
+class PeerUnreachable(PeerError):
     """The other replica cannot be reached, or did not answer in time."""
 
 

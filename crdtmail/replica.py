@@ -207,6 +207,8 @@ class Replica:
             raise _no_mailbox(mailbox)
         if INBOX in (entry.name, name):
             raise Forbidden("INBOX keeps its name; move its messages instead")
+        if below(entry.name, name):
+            raise Forbidden(f"{entry.name!r} cannot become a mailbox below itself")
         renamed = {mailbox: name}
         for other, its in living.items():
             if below(entry.name, its.name):
@@ -316,7 +318,7 @@ class Replica:
         if if_absent:
             messages = [message for message in messages if tables.uid(box.number, message.id) is None]
         if messages:
-            self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages)))
+            self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages), box.alive))
         return [message.id for message in messages]
 
     def change_keywords(
@@ -370,9 +372,11 @@ class Replica:
         Raises NotFound, and Forbidden if source and target are one.
         """
         tables = WritableTables(txn)
-        observed, new = self._between(tables, account, source, target, selection)
+        new, _ = self._between(tables, account, source, target, selection)
         if new:
-            self._commit(tables, account, Move(source, target, new, observed.clock))
+            # Whoever applies it must have applied all that we had, or it could take a keyword that we saw
+            # cleared for one that we did not see, and put it after the message.
+            self._commit(tables, account, Move(source, target, new, tables.head().clock))
         return [message.id for message in new]
 
     def copy(
@@ -385,9 +389,9 @@ class Replica:
     ) -> list[MessageId]:
         """Copy messages with their keywords; as `move`, but they stay in the source too."""
         tables = WritableTables(txn)
-        _, new = self._between(tables, account, source, target, selection)
+        new, alive = self._between(tables, account, source, target, selection)
         if new:
-            self._commit(tables, account, Add(target, new))
+            self._commit(tables, account, Add(target, new, alive))
         return [message.id for message in new]
 
     def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
@@ -490,20 +494,18 @@ class Replica:
         source: MailboxId,
         target: MailboxId,
         selection: Selection,
-    ) -> tuple[_Observed, tuple[NewMessage, ...]]:
-        """What is selected in `source`, with all its keywords, and how it comes into `target`."""
+    ) -> tuple[tuple[NewMessage, ...], Clock]:
+        """How what is selected in `source` comes into `target`, and what keeps `target` alive."""
         box = self._mailbox(tables, account, source)
         there = self._mailbox(tables, account, target)
         if source == target:
             raise Forbidden("source and target are the same mailbox")
-        observed = _Observed()
         messages = []
         for id, stored in self._select(tables, box, selection):
-            # Whatever keyword was seen, goes along; of the rest each replica puts its own after it.
-            observed.see(id, stored, keywords=None)
             first = stored.message.first
             messages.append(IncomingMessage(id, first.size, first.received_at, stored.message.keywords))
-        return observed, self._numbered(tables, there, messages)
+            _check_count(len(messages))
+        return self._numbered(tables, there, messages), there.alive
 
     def _select(
         self, tables: Tables, box: Mailbox, selection: Selection
@@ -543,8 +545,8 @@ class _Observed:
         self.ids: list[MessageId] = []
         self.clock = Clock()
 
-    def see(self, id: MessageId, stored: StoredMessage, keywords: Iterable[str] | None = ()) -> None:
-        """Take note of a message, of its instances and of these keywords on them; None means all keywords."""
+    def see(self, id: MessageId, stored: StoredMessage, keywords: Iterable[str] = ()) -> None:
+        """Take note of a message, of its instances and of these keywords on them."""
         _check_count(len(self.ids) + 1)
         self.ids.append(id)
         entries = self.clock.entries

@@ -14,7 +14,7 @@ from crdtmail.replica import IncomingMessage, KeywordChange, Outcome, Replica, S
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import LogEntry, Mailbox, Tables
-from tests.recount import recount
+from simulations.recount import recount
 
 T = TypeVar("T")
 ACCOUNT = "alice"

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from simulations.reference import PermittedView
-from tests.reference_world import Reference
 from simulations.commands import (
     DELETED,
     Add,
@@ -27,6 +25,8 @@ from simulations.commands import (
     Move,
     Rename,
 )
+from simulations.permitted import PermittedView
+from tests.reference_world import Reference
 from tests.worlds import World
 
 REPLICAS = ("mx1", "mx2", "mx3", "mx4")

@@ -49,7 +49,7 @@ def keyword_changes(draw: st.DrawFn) -> Keywords:
 
 OPERATIONS = st.one_of(
     st.builds(Create, MAILBOXES),
-    st.builds(Add, MAILBOXES, MESSAGES),
+    st.builds(Add, MAILBOXES, MESSAGES, CLOCKS),
     st.builds(Move, MAILBOXES, MAILBOXES, MESSAGES, CLOCKS).filter(lambda move: move.source != move.target),
     keyword_changes(),
     st.builds(Expunge, MAILBOXES, ID_LISTS, CLOCKS),

@@ -12,7 +12,7 @@ from crdtmail import LmdbStore, Tables, living_mailboxes, messages
 from crdtmail.client import Client, Unreachable
 from crdtmail.verify import verify
 from tests.nodes import PATIENCE_S, NodeProcess, node_process
-from tests.recount import recount
+from simulations.recount import recount
 
 ROUNDS = 50 if os.environ.get("CRDTMAIL_LONG") else 8
 WRITERS = 6

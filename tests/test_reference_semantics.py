@@ -14,18 +14,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 
-from tests.programs import Deliver, Do, Program, programs
-from tests.reference import (
-    Arrived,
-    Change,
-    Deleted,
-    Permitted,
-    PermittedView,
-    Reference,
-    UndeterminedError,
-    agrees,
-)
-from tests.semantics_rows import Row, RowError, problems, read_rows
+from simulations.changes import Arrived, Change, Deleted
 from simulations.commands import (
     DELETED,
     Add,
@@ -40,6 +29,12 @@ from simulations.commands import (
     Shown,
     View,
 )
+from simulations.past import numbers
+from simulations.permitted import Permitted, PermittedView, agrees
+from simulations.reference import UndeterminedError
+from tests.programs import Deliver, Do, Program, programs
+from tests.reference_world import Reference
+from tests.semantics_rows import Row, RowError, problems, read_rows
 from tests.worlds import settle
 
 ROWS = read_rows()
@@ -127,20 +122,19 @@ def test_after_everything_is_delivered_all_replicas_permit_the_same(program: Pro
     settle(reference, program.replicas)
     first, *others = program.replicas
     for other in others:
-        assert set(reference.changes(other)) == set(reference.changes(first))
+        assert reference.seen(other) == reference.seen(first)
         assert reference.permitted(other) == reference.permitted(first)
 
 
 @given(programs())
 def test_replicas_that_have_seen_the_same_permit_the_same(program: Program) -> None:
     reference = Reference()
-    permitted: dict[frozenset[int], object] = {}
+    permitted: dict[int, object] = {}
     for step in program.steps:
         step.run(reference)
         for replica in program.replicas:
-            seen = frozenset(change.id for change in reference.changes(replica))
             now = reference.permitted(replica)
-            assert permitted.setdefault(seen, now) == now
+            assert permitted.setdefault(reference.seen(replica), now) == now
 
 
 @given(programs())
@@ -148,9 +142,9 @@ def test_every_replica_sees_a_change_after_those_that_it_had_seen(program: Progr
     reference = run(program)
     for replica in program.replicas:
         seen: set[int] = set()
-        for change in reference.changes(replica):
-            assert change.seen <= seen
-            seen.add(change.id)
+        for number, change in zip(reference.order(replica), reference.changes(replica), strict=True):
+            assert set(numbers(change.seen)) <= seen
+            seen.add(number)
 
 
 @given(programs())
@@ -173,7 +167,7 @@ def test_no_message_is_lost_that_nobody_took_away(program: Program) -> None:
     settle(reference, program.replicas)
     for replica in program.replicas:
         effects = [effect for change in reference.changes(replica) for effect in change.effects]
-        arrived = {effect.instance.message for effect in effects if isinstance(effect, Arrived)}
+        arrived = {effect.message for effect in effects if isinstance(effect, Arrived)}
         shown = {message for mailbox in reference.permitted(replica).values() for message in mailbox.messages}
         assert shown == arrived
 
@@ -216,16 +210,17 @@ def gives_a_mailbox_two_names(program: Program) -> bool:
 
 
 def undeletes_a_deleted_message(program: Program) -> bool:
-    """In the end both a `+$deleted` and an un-delete survive on one instance: they were concurrent."""
+    """In the end both a `+$deleted` and an un-delete survive on one arrival: they were concurrent."""
     reference = run(program)
     settle(reference, program.replicas)
-    known = reference.knowledge(program.replicas[0])
-    return any(
-        DELETED in known.surviving_adds(instance) and known.surviving_undeletes(instance)
-        for mailbox in known.mailboxes
-        for message in known.messages(mailbox)
-        for instance in known.instances(mailbox, message)
-    )
+    history, seen = reference.history, reference.seen(program.replicas[0])
+    edits = [
+        history.edits(seen, mailbox, message, arrival)
+        for mailbox in history.mailboxes(seen)
+        for message in history.messages(seen, mailbox)
+        for arrival in numbers(history.arrivals(seen, mailbox, message))
+    ]
+    return any(DELETED in each.adds and each.undeletes for each in edits)
 
 
 def _end(program: Program) -> tuple[tuple[Change, ...], PermittedView]:

@@ -116,6 +116,15 @@ def test_inbox_keeps_its_name_and_stays() -> None:
     assert_refused(master, Forbidden, lambda r, t: r.delete_mailbox(t, ACCOUNT, box))
 
 
+def test_a_mailbox_does_not_go_below_itself() -> None:
+    master = Master(1)
+    work, done = master.create("Work"), master.create("Work/Done")
+    with pytest.raises(Forbidden, match="below itself"):
+        master.do(lambda replica, txn: replica.rename_mailbox(txn, ACCOUNT, work, "Work/Done"))
+    with pytest.raises(Forbidden, match="below itself"):
+        master.do(lambda replica, txn: replica.rename_mailbox(txn, ACCOUNT, done, "Work/Done/Deeper"))
+
+
 def test_messages_do_not_move_to_where_they_are() -> None:
     master, box = master_with_mail()
     assert_refused(master, Forbidden, lambda r, t: r.move(t, ACCOUNT, box, box, ids("a")))
@@ -183,7 +192,7 @@ def test_a_message_with_more_keywords_than_an_addition_may_name_stays_where_it_i
 def test_where_the_uids_end_no_message_comes_in_and_what_is_there_can_be_read() -> None:
     master, box = master_with_mail()
     last = NewMessage(MessageId("last"), Uid(MAX_UID), 1, 1, ())
-    master.receive_from(2, 1, Add(box, (last,)))
+    master.receive_from(2, 1, Add(box, (last,), Clock()))
     assert_refused(master, UidsExhausted, lambda r, t: r.add(t, ACCOUNT, box, [mail("x")]))
     assert [message.uid for message in master.read(box)][-1] == MAX_UID
     record = master.record(box)

@@ -14,10 +14,10 @@ from crdtmail.store.interface import Store
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import Tables
+from simulations.permitted import agrees
+from simulations.recount import recount
 from tests.programs import Program, programs
 from tests.real_world import RealWorld
-from tests.recount import recount
-from simulations.reference import agrees
 from tests.reference_world import Reference
 from tests.semantics_rows import Row, problems, read_rows
 from tests.worlds import settle

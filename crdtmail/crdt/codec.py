@@ -160,8 +160,8 @@ def _plain(operation: Operation) -> list[Any]:
     match operation:
         case Create(mailbox):
             return [CREATE, mailbox]
-        case Add(mailbox, messages):
-            return [ADD, mailbox, _plain_messages(messages)]
+        case Add(mailbox, messages, context):
+            return [ADD, mailbox, _plain_messages(messages), plain_clock(context)]
         case Move(source, target, messages, context):
             return [MOVE, source, target, _plain_messages(messages), plain_clock(context)]
         case Keywords(mailbox, ids, add, remove, context):
@@ -188,7 +188,9 @@ def _operation(value: object) -> Operation:
 
 _READERS: list[Callable[..., Operation]] = [
     lambda mailbox: Create(_mailbox(mailbox)),
-    lambda mailbox, messages: Add(_mailbox(mailbox), _messages(messages)),
+    lambda mailbox, messages, context: Add(
+        _mailbox(mailbox), _messages(messages), clock_from_plain(context)
+    ),
     lambda source, target, messages, context: Move(
         *_two_mailboxes(source, target), _messages(messages), clock_from_plain(context)
     ),
@@ -200,7 +202,7 @@ _READERS: list[Callable[..., Operation]] = [
     lambda update, context: DirectoryUpdate(_update(update), clock_from_plain(context)),
     lambda mailbox, context: DeleteMailbox(_mailbox(mailbox), clock_from_plain(context)),
 ]
-_LENGTHS = [2, 3, 5, 6, 4, 4, 3, 3]
+_LENGTHS = [2, 4, 5, 6, 4, 4, 3, 3]
 
 
 def _list(value: object, length: int | None = None) -> list[Any]:

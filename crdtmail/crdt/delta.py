@@ -29,15 +29,22 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Messages come into a mailbox; each gets an instance named by the delta's dot."""
+    """Messages come into a mailbox; each gets an instance named by the delta's dot.
+
+    `context` covers what keeps the mailbox alive: an addition never overtakes its mailbox's creation.
+    """
 
     mailbox: MailboxId
     messages: tuple[NewMessage, ...]
+    context: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The covered instances leave `source`, and the messages come into `target` with these keywords."""
+    """The covered instances leave `source`, and the messages come into `target` with these keywords.
+
+    `context` is all that the origin had applied: a keyword that it saw cleared must not seem unseen.
+    """
 
     source: MailboxId
     target: MailboxId
@@ -110,6 +117,6 @@ class Delta:
         """Everything that must have been applied before this delta can be, its predecessor apart."""
         joined = Clock()
         for operation in self.operations:
-            if not isinstance(operation, Create | Add):
+            if not isinstance(operation, Create):
                 joined = joined.join(operation.context)
         return joined

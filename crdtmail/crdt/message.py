@@ -87,11 +87,11 @@ class Message(NamedTuple):
                 return False
         return True
 
-    def dots(self, keywords: Iterable[str] | None = None) -> Iterable[StoredDot]:
-        """The dots of the instances and of these keywords on them, or of all."""
+    def dots(self, keywords: Iterable[str]) -> Iterable[StoredDot]:
+        """The dots of the instances and of these keywords on them."""
         for instance in self.instances:
             yield instance.dot
-            for keyword in instance.keywords if keywords is None else keywords:
+            for keyword in keywords:
                 yield from instance.keywords.get(keyword, ())
 
     def with_instance(self, dot: Dot, new: NewMessage) -> Message:

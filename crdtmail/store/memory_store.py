@@ -15,6 +15,7 @@ from sortedcontainers import SortedDict
 from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, unseal
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
+Image = dict[Table, dict[bytes, bytes]]
 _Overlay = dict[Table, dict[bytes, bytes | None]]
 
 
@@ -61,13 +62,28 @@ class MemoryStore:
         if not self._sync_on_commit:
             self._live = {table: SortedDict(rows) for table, rows in self._durable.items()}
 
+    def durable(self) -> Snapshot:
+        """What a crash would leave now, for reading before anything else is written."""
+        return _View(self._durable, None)
+
+    def image(self) -> Image:
+        """A copy of what is durable."""
+        return {table: dict(rows) for table, rows in self._durable.items()}
+
+    def load(self, image: Image) -> None:
+        """Put an image, or an empty one, in the place of everything."""
+        for tables in (self._live, self._durable):
+            tables.update({table: SortedDict(image.get(table, {})) for table in Table})
+        self._unsynced.clear()
+
     def size(self) -> dict[Table, int]:
         return {t: sum(len(k) + len(v) for k, v in rows.items()) for t, rows in self._live.items()}
 
     def damage(self, table: Table, key: bytes) -> None:
         """Flip one bit of a record, as a failing disk would."""
-        record = self._live[table][key]
-        self._live[table][key] = record[:-1] + bytes([record[-1] ^ 1])
+        record = self._durable[table][key]
+        for tables in (self._live, self._durable):
+            tables[table][key] = record[:-1] + bytes([record[-1] ^ 1])
 
     def close(self) -> None:
         """Nothing to let go of."""

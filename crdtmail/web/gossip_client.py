@@ -9,7 +9,7 @@ import logging
 import aiohttp
 
 from crdtmail.effects import Call, Reply
-from crdtmail.errors import PeerError, Unreachable
+from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
 from crdtmail.node import Node
 from crdtmail.web.gossip_server import CBOR, SENDER, path
@@ -48,12 +48,12 @@ async def talk(node: Node, address: str, http: aiohttp.ClientSession) -> None:
 async def _post(http: aiohttp.ClientSession, call: Call, headers: dict[str, str]) -> Reply:
     """The status (2xx or 409) and body of the answer.
 
-    Raises PeerError with the peer's reason otherwise, Unreachable if there is no answer.
+    Raises PeerError with the peer's reason otherwise, PeerUnreachable if there is no answer.
     """
     try:
         return await _posted(http, call, headers)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unreachable(str(error) or type(error).__name__) from error
+        raise PeerUnreachable(str(error) or type(error).__name__) from error
 
 
 async def _posted(http: aiohttp.ClientSession, call: Call, headers: dict[str, str]) -> Reply:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from crdtmail.crdt.clock import Clock, ReplicaId
-from crdtmail.crdt.codec import decode_delta, dump, plain_clock
+from crdtmail.crdt.codec import dump, plain_clock
 from crdtmail.crdt.directory import Directory
 from crdtmail.store.interface import Table
 from crdtmail.store.tables import Lsn, Tables, element_digest, encode_instances, mailbox_salt
+from simulations.memo import decoded_delta
 
 
 def recount(tables: Tables) -> None:
@@ -56,7 +57,7 @@ def recount(tables: Tables) -> None:
     _nothing_is_left_over(tables, numbers)
     clock = Clock()
     for lsn, entry in enumerate(tables.log_from(Lsn(1)), 1):
-        delta = decode_delta(entry.delta)
+        delta = decoded_delta(entry.delta)
         assert entry.lsn == lsn, "the log has no hole"
         assert delta.dot == entry.dot
         assert delta.dot.seq == clock[delta.dot.replica] + 1, "each origin's deltas are in order"

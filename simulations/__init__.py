@@ -1,0 +1,1 @@
+"""What crdtmail does under partition: its real replica and gossip on a simulated clock, network and disk."""

@@ -1,0 +1,378 @@
+"""What must be true after every step, and when all is quiet.  Raises `Violation`.
+
+Owns what the world knows from outside: what was answered, what each disk was known to hold, what each reader
+was shown.  What clients ought to see is the reference's to say (`ledger`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.service import Written
+from crdtmail.store.memory_store import Image
+from crdtmail.store.tables import Mailbox, Tables
+from crdtmail.views import LivingMailbox, MessageView, living_mailboxes, messages, scripts
+from simulations.clients import ANNOTATION, EVERYTHING, SCRIPT, Looked, mail
+from simulations.commands import Shown
+from simulations.ledger import Ledger
+from simulations.recount import recount
+from simulations.permitted import Permitted, agrees
+from simulations.violation import Violation, expect
+from simulations.watched import Note, Received
+
+if TYPE_CHECKING:
+    from simulations.machine import Machine
+    from simulations.world import World
+
+RECOUNT_EVERY = 40
+"""Commits of a node.  Besides, one node is recounted at the end; in a strict run each, after every commit."""
+
+
+@dataclass
+class _Readers:
+    """What the readers of one mailbox on one replica were shown."""
+
+    shown: dict[int, str] = field(default_factory=dict)
+    highest: int = 0
+
+
+class Checks:
+    """The promises, held against one run."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ledger = Ledger(world.config.accounts)
+        self._answered: dict[Dot, str] = {}
+        self._lost_with_disk: Clock = Clock()
+        self._digests: dict[tuple[tuple[ReplicaId, int], ...], tuple[int, str]] = {}
+        self._readers: dict[tuple[ReplicaId, Account, MailboxId], _Readers] = {}
+        self._commits: Counter[str] = Counter()
+        self.received: Counter[Dot] = Counter()
+        """How many nodes have applied each delta, its origin apart."""
+
+    # Durability -----------------------------------------------------------------------------------------
+
+    def durable(self, machine: Machine, notes: list[Note]) -> None:
+        """A commit of this node has reached its disk."""
+        world = self.world
+        self.ledger.enter(machine.replica.id, notes)
+        received = [note.dot for note in notes if isinstance(note, Received)]
+        self.received.update(received)
+        head = machine.disk.synced
+        world.record("sync", machine.name, len(notes))
+        key = tuple(sorted(head.clock.entries.items()))
+        digest, first = self._digests.setdefault(key, (head.digest, machine.name))
+        expect(
+            digest == head.digest,
+            "equal clocks mean equal digests",
+            f"{machine.name} and {first} differ at {head.clock}",
+        )
+        self._commits[machine.name] += 1
+        if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
+            self.recount(machine)
+        world.changed(machine)
+
+    def crashed(self, machine: Machine) -> None:
+        """Everything that was answered is on the disk that is left."""
+        self._expect_durable(machine, self._own(machine))
+
+    def recount(self, machine: Machine) -> None:
+        """Counters, digests and indices are what the records say."""
+        if machine.disk.is_damaged:
+            return
+        try:
+            recount(machine.disk.durable())
+        except AssertionError as error:
+            raise Violation(
+                "counters, digests and indices equal a recount", f"{machine.name}: {error}"
+            ) from error
+
+    def _own(self, machine: Machine) -> list[Dot]:
+        id = machine.replica.id
+        return [dot for dot in self._answered if dot.replica == id]
+
+    def _expect_durable(self, machine: Machine, dots: list[Dot]) -> None:
+        clock = machine.disk.durable_clock()
+        for dot in dots:
+            expect(clock.covers(dot), "what was answered is on the disk", f"{machine.name}: {dot}")
+
+    def answered(self, machine: Machine, written: Written, what: str) -> None:
+        """A client was told that its write is done."""
+        self.world.record("answer", machine.name, what)
+        if written.dot is None:
+            return
+        clock = machine.disk.durable_clock()
+        expect(clock.covers(written.dot), "an answered write is durable", f"{machine.name}: {written.dot}")
+        expect(clock.includes(written.clock), "a token covers what is durable", f"{machine.name}")
+        self._answered[written.dot] = what
+        self.world.wrote()
+
+    def acknowledged(self, machine: Machine, dot: Dot, count: int) -> None:
+        """A client was told that so many other nodes have its write."""
+        others = [m for m in self.world.machines.values() if m is not machine]
+        holding = sum(m.disk.durable_clock().covers(dot) for m in others)
+        gone = self.world.disks_lost
+        expect(
+            holding + gone >= count,
+            "an acknowledgement counts disks",
+            f"{count} were claimed, {holding} hold it",
+        )
+        if count:
+            self.world.reached["acknowledged by another node"] += 1
+
+    def told_clock(self, machine: Machine, clock: Clock) -> None:
+        """This node tells another that it has so much."""
+        own = machine.disk.durable_clock()
+        expect(
+            own.includes(clock), "nothing is told that is not durable", f"{machine.name}: {clock}, not {own}"
+        )
+
+    def told_deltas(self, machine: Machine, dots: list[Dot]) -> None:
+        """This node sends these deltas, in this order."""
+        own = machine.disk.durable_clock()
+        for dot in dots:
+            expect(own.covers(dot), "nothing is sent that is not durable", f"{machine.name}: {dot}")
+
+    def talked(self, machine: Machine, address: str) -> None:
+        """This node has had a conversation with a peer."""
+        session = machine.gossip.peers.sessions[address]
+        expect(not session.diverged, "no sound node is called damaged", f"{machine.name}: {address}")
+
+    def disk_gone(self, machine: Machine, image: Image) -> None:
+        """This node's disk is about to be replaced; what is on no other one is lost with it."""
+        others = [m.disk.durable_clock() for m in self.world.members if m is not machine]
+        kept = Clock()
+        for clock in others:
+            kept = kept.join(clock)
+        if image:
+            kept = kept.join(_clock_of(image))
+        gone = machine.disk.durable_clock().without(kept)
+        self._lost_with_disk = self._lost_with_disk.join(gone)
+        self.world.disks_lost += 1
+
+    # What clients see -----------------------------------------------------------------------------------
+
+    def looked(
+        self, machine: Machine, account: Account, mailbox: MailboxId, looked: Looked, token: Clock
+    ) -> None:
+        """A reader was shown a mailbox."""
+        where = f"{machine.name}, {account}"
+        self._not_older(machine, looked.clock, token)
+        found = looked.messages
+        self._content(where, account, mailbox, looked.clock, found)
+        self._counters(where, looked.record, found)
+        readers = self._readers.setdefault((machine.replica.id, account, mailbox), _Readers())
+        uids = [int(message.uid) for message in found]
+        expect(uids == sorted(set(uids)), "every message has a UID of its own, ascending", f"{where}: {uids}")
+        highest = readers.highest
+        for message in found:
+            uid = int(message.uid)
+            known = readers.shown.get(uid)
+            if known is not None:
+                same = known == message.id
+                expect(
+                    same,
+                    "a shown UID never changes its meaning",
+                    f"{where}: {uid} was {known}, is {message.id}",
+                )
+            else:
+                expect(
+                    uid > highest, "a new UID is above all that were shown", f"{where}: {uid} after {highest}"
+                )
+                readers.shown[uid] = message.id
+                readers.highest = max(readers.highest, uid)
+        expect(
+            machine.disk.durable().mailbox(account, mailbox) is None
+            or self._durable_mark(machine, account, mailbox) >= readers.highest,
+            "the shown mark is durable before a UID is shown",
+            where,
+        )
+        self.world.reached["mailbox read"] += 1
+
+    @staticmethod
+    def _durable_mark(machine: Machine, account: Account, mailbox: MailboxId) -> int:
+        box = machine.disk.durable().mailbox(account, mailbox)
+        return 0 if box is None else box.shown
+
+    def followed(
+        self,
+        machine: Machine,
+        account: Account,
+        mailbox: MailboxId,
+        looked: Looked,
+        copy: Mapping[int, MessageView],
+    ) -> None:
+        """A reader that follows the changes holds this copy; one that reads everything is shown `looked`."""
+        self.looked(machine, account, mailbox, looked, Clock())
+        expect(
+            list(copy.values()) == looked.messages,
+            "changes lead from one state to the next",
+            f"{machine.name}, {account}: {list(copy.values())} instead of {looked.messages}",
+        )
+        self.world.reached["changes followed"] += 1
+
+    def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
+        lost = self._lost_with_disk
+        lacking = {r: s for r, s in token.items() if clock[r] < s and lost[r] < s}
+        expect(not lacking, "a client with a token never reads older state", f"{machine.name}: {lacking}")
+
+    def _content(
+        self, where: str, account: Account, mailbox: MailboxId, clock: Clock, found: list[MessageView]
+    ) -> None:
+        """Exactly the messages and keywords that the semantics want, where so much was seen."""
+        identity = self.ledger.identity(account, mailbox)
+        seen = self.ledger.seen(account, clock)
+        wanted = dict(self.ledger.history(account).messages(seen, identity))
+        shown = {str(message.id): message.keywords for message in found}
+        if shown != wanted:
+            for id in sorted(wanted.keys() | shown.keys()):
+                if not self.ledger.is_certain(account, seen, identity, id):
+                    self.world.reached["shown before its cause"] += 1
+                    wanted.pop(id, None)
+                    shown.pop(id, None)
+        if shown != wanted:
+            raise Violation(
+                "a mailbox shows what the semantics table says",
+                f"{where}, {identity}: {_difference(wanted, shown)}",
+            )
+        for message in found:
+            sent = mail(message.id)
+            expect(
+                (message.size, message.received_at) == (sent.size, sent.received_at),
+                "size and date are those of the message",
+                f"{where}: {message.id}",
+            )
+
+    @staticmethod
+    def _counters(where: str, record: Mailbox, found: list[MessageView]) -> None:
+        unread = sum(not {"$seen", "$draft"} & message.keywords for message in found)
+        expect(
+            (record.total, record.unread) == (len(found), unread),
+            "the counters count the messages",
+            f"{where}: {record.total} and {record.unread} unread instead of {len(found)} and {unread}",
+        )
+
+    def listed(
+        self,
+        machine: Machine,
+        account: Account,
+        clock: Clock,
+        listed: Mapping[MailboxId, LivingMailbox],
+        token: Clock,
+    ) -> None:
+        """A client was shown the list of its mailboxes."""
+        self._not_older(machine, clock, token)
+        self._list(machine.name, account, clock, listed)
+
+    def _list(
+        self,
+        where: str,
+        account: Account,
+        clock: Clock,
+        listed: Mapping[MailboxId, LivingMailbox],
+    ) -> None:
+        """The mailboxes by their names; their messages are looked at one by one."""
+        history, seen = self.ledger.history(account), self.ledger.seen(account, clock)
+        permitted = {m: Permitted(names, {}) for m, names in history.mailboxes(seen).items()}
+        view = {}
+        for id, its in listed.items():
+            identity = self.ledger.identity(account, id)
+            view[identity] = Shown(its.name, {})
+        found = agrees(permitted, view)
+        expect(bool(found), "mailboxes are what the semantics table says", f"{where}, {account}: {found}")
+        for id, its in listed.items():
+            self._register(
+                where, account, clock, (id.hex(), "annotation"), its.annotations.get(ANNOTATION, "")
+            )
+            self._register(where, account, clock, (id.hex(), "subscribed"), str(its.is_subscribed))
+
+    def _register(self, where: str, account: Account, clock: Clock, key: tuple[str, ...], shown: str) -> None:
+        last, _ = self.ledger.register(account, key, clock)
+        if last:
+            expect(
+                shown in last, "a property is what was set last", f"{where}: {key} is {shown!r}, not {last}"
+            )
+
+    # When all is quiet ----------------------------------------------------------------------------------
+
+    def settled(self, machines: list[Machine]) -> None:
+        """Faults have stopped and nothing is under way: all nodes hold the same, and what they ought to."""
+        heads = [machine.disk.durable().head() for machine in machines]
+        first = machines[0]
+        for machine, head in zip(machines, heads, strict=True):
+            expect(
+                head.clock == heads[0].clock,
+                "all nodes come to have everything",
+                f"{machine.name}: {head.clock}",
+            )
+            for dot in self._answered:
+                kept = head.clock.covers(dot) or self._lost_with_disk.covers(dot)
+                expect(kept, "no answered write is lost", f"{dot} is not on {machine.name}")
+        for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
+            self.recount(machine)
+        views = {}
+        for machine in machines:
+            tables = machine.disk.durable()
+            views[machine.name] = {a: self._view(machine.name, tables, a) for a in self.world.config.accounts}
+        for machine, head in zip(machines, heads, strict=True):
+            same_view = views[machine.name] == views[first.name]
+            same_digest = head.digest == heads[0].digest
+            expect(
+                same_view == same_digest,
+                "digests are equal exactly when views are",
+                f"{first.name} and {machine.name}",
+            )
+            expect(same_view, "all nodes show the same, UIDs included", f"{first.name} and {machine.name}")
+
+    def _view(self, where: str, tables: Tables, account: Account) -> object:
+        """All that clients can see of an account, held against the reference."""
+        clock = tables.head().clock
+        listed = living_mailboxes(tables, account)
+        content = {id: messages(tables, its.record, limit=EVERYTHING) for id, its in listed.items()}
+        for id, its in listed.items():
+            self._content(f"{where}, {account}", account, id, clock, content[id])
+            self._counters(f"{where}, {account}", its.record, content[id])
+        self._list(where, account, clock, listed)
+        written = {script.name: script for script in scripts(tables, account)}
+        if SCRIPT in written:
+            last, ever = self.ledger.register(account, ("script",), clock)
+            lines = {line for value in ever for line in value.splitlines()}
+            shown = written[SCRIPT].content
+            if len(last) == 1:
+                expect(shown in last, "a script is what was written last", f"{where}: {shown!r}")
+            expect(
+                set(shown.splitlines()) <= lines,
+                "a script holds lines that were written",
+                f"{where}: {shown!r}",
+            )
+        return (
+            {id: (its.name, its.role, its.is_subscribed, its.annotations) for id, its in listed.items()},
+            {id: [message[:5] for message in found] for id, found in content.items()},
+            written,
+        )
+
+
+def _clock_of(image: Image) -> Clock:
+    from crdtmail.store.memory_store import MemoryStore
+
+    store = MemoryStore()
+    store.load(image)
+    with store.snapshot() as snapshot:
+        return Tables(snapshot).head().clock
+
+
+def _difference(wanted: Mapping[str, frozenset[str]], shown: Mapping[str, frozenset[str]]) -> str:
+    said = []
+    for id in sorted(wanted.keys() | shown.keys()):
+        if id not in shown:
+            said.append(f"{id} is missing")
+        elif id not in wanted:
+            said.append(f"{id} should not be there")
+        elif wanted[id] != shown[id]:
+            said.append(f"{id} shows {sorted(shown[id])} instead of {sorted(wanted[id])}")
+    return "; ".join(said)

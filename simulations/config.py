@@ -1,0 +1,64 @@
+"""What a run is made of: nodes and links, how much clients do, what may go wrong, when it is calm again."""
+
+from __future__ import annotations
+
+import msgspec
+
+from simulations.actions import Event
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything about a run but its seed.  Times in seconds."""
+
+    nodes: tuple[str, ...] = ("mx1", "mx2", "mx3")
+    late: tuple[str, ...] = ()
+    """Nodes that are not there at the start; a `Start` brings them in."""
+    topology: str = "mesh"
+    """`mesh` (each calls all others), `chain`, `ring`, `star` (the first node is the hub), or `one way` (each
+    node calls those after it, and learns of the others only when it is called)."""
+
+    seconds: float = 20.0
+    """How long clients work and things go wrong.  Then it is calm: everything is healed, and all must agree."""
+    operations: int = 40
+    """What the clients do in that time, drawn from the seed; the story comes on top."""
+    accounts: tuple[str, ...] = ("alice", "bob")
+    clients: int = 4
+
+    faults: dict[str, str] = {}
+    """Name of a fault (`simulations/faults.py`) -> `on` or `high`; what is not named is off."""
+    story: tuple[Event, ...] = ()
+    """What happens in every run of this scenario, whatever the seed."""
+
+    interval_s: float = 5.0
+    grace_s: float = 0.5
+    last_retry_s: float = 5.0
+    latency_s: tuple[float, float] = (0.0005, 0.02)
+    """What a message takes, from the least to what is usual; a few take longer."""
+    fsync_s: tuple[float, float] = (0.0002, 0.005)
+    """What a commit takes."""
+
+    planted: tuple[str, ...] = ()
+    """Bugs that are switched on, by name (`simulations/planted.py`): the simulator must find them."""
+
+
+def links(config: Config) -> dict[str, tuple[str, ...]]:
+    """Whom each node calls.  Raises ValueError for a topology that does not exist."""
+    names = config.nodes
+    match config.topology:
+        case "mesh":
+            return {name: tuple(n for n in names if n != name) for name in names}
+        case "chain":
+            return {
+                name: tuple(names[max(0, i - 1) : i] + names[i + 1 : i + 2]) for i, name in enumerate(names)
+            }
+        case "ring":
+            around = {name: (names[i - 1], names[(i + 1) % len(names)]) for i, name in enumerate(names)}
+            return {
+                name: tuple(dict.fromkeys(n for n in others if n != name)) for name, others in around.items()
+            }
+        case "star":
+            hub, *leaves = names
+            return {hub: tuple(leaves), **{leaf: (hub,) for leaf in leaves}}
+        case "one way":
+            return {name: tuple(names[i + 1 :]) for i, name in enumerate(names)}
+    raise ValueError(f"there is no topology {config.topology!r}")

@@ -1,0 +1,146 @@
+"""A node's disk: it outlives the node's lives, may lose what was not synced, fail, or be another one.
+
+The store on it is the memory store, which keeps to the contract of the one on LMDB.  A commit is made and
+then synced, one after the other, so that a crash can come between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from crdtmail.crdt.clock import Clock
+from crdtmail.errors import StoreError
+from crdtmail.store.interface import Snapshot, T, Table, Transaction
+from crdtmail.store.memory_store import Image, MemoryStore
+from crdtmail.store.tables import Head, Tables
+
+
+DISK_FAILURES = ("I/O error", "disk full")
+
+
+class PowerCut(Exception):
+    """The machine went off in the middle of a transaction."""
+
+
+class Disk:
+    """The tables of one node, and what becomes of them.  It is a `Store`."""
+
+    lies_about_sync = False
+    """A planted bug: what is committed is taken for durable."""
+
+    def __init__(self, place: bytes) -> None:
+        self._store = MemoryStore(sync_on_commit=False, place=place)
+        self._swaps = 0
+        self._place = place
+        self._fails_in: int | None = None
+        self._how = ""
+        self._power_cut: int | None = None
+        self.commits = 0
+        self.is_damaged = False
+        self.backup: Image | None = None
+        self.synced = Head()
+        """The head of the last state that was synced."""
+        self._durable_head: Head | None = None
+
+    # What a store offers --------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> bytes:
+        return self._store.place
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        return self._store.snapshot()
+
+    def transact(self, work: Callable[[Transaction], T]) -> T:
+        result = self.commit(work)
+        if self._power_cut is not None:
+            keep, self._power_cut = self._power_cut, None
+            self.crash(keep)
+            raise PowerCut
+        self.sync()
+        return result
+
+    def size(self) -> dict[Table, int]:
+        return self._store.size()
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    # What a disk does -----------------------------------------------------------------------------------
+
+    def commit(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` and make its effects visible, but not yet durable."""
+        self.commits += 1
+        if self._fails_in is not None:
+            self._fails_in -= 1
+            if self._fails_in <= 0:
+                self._fails_in = None
+                raise StoreError(self._how)
+        return self._store.transact(work)
+
+    def sync(self) -> None:
+        self._durable_head = None
+        if not self.lies_about_sync:
+            self._store.sync()
+        self.synced = self.head()
+
+    def crash(self, keep: int = 0) -> None:
+        """What was not synced is lost but for the first `keep` commits."""
+        self._store.lose_unsynced(keep)
+        self._durable_head = None
+        if keep:
+            self.synced = self.head()
+
+    def head(self) -> Head:
+        """The head of the last committed state."""
+        with self._store.snapshot() as snapshot:
+            return Tables(snapshot).head()
+
+    def durable(self) -> Tables:
+        """What a crash would leave, for reading at once."""
+        return Tables(self._store.durable())
+
+    def durable_clock(self) -> Clock:
+        """What a crash would leave of the clock."""
+        if self.is_damaged:
+            return self.synced.clock  # as an operator would know it: the record may be the damaged one
+        if self._durable_head is None:
+            self._durable_head = self.durable().head()
+        return self._durable_head.clock
+
+    # What befalls it ------------------------------------------------------------------------------------
+
+    def cut_power(self, keep: int) -> None:
+        """The next `transact` commits, but is not synced; `keep` commits reach the disk all the same."""
+        self._power_cut = keep
+
+    def fail(self, commits: int, how: str) -> None:
+        """The nth commit from now fails."""
+        self._fails_in, self._how = commits, how
+
+    def fail_no_more(self) -> None:
+        self._fails_in = None
+        self._power_cut = None
+
+    def damage(self, table: Table, where: float) -> bool:
+        """Flip a bit in the record that lies at this fraction of the table; whether there is any."""
+        keys = sorted(self._store.image()[table])
+        if not keys:
+            return False
+        self._store.damage(table, keys[int(where * len(keys))])
+        self.is_damaged = True
+        return True
+
+    def image(self) -> Image:
+        return self._store.image()
+
+    def swap(self, image: Image) -> None:
+        """Another disk, or another file on it, with this content, is in its place now."""
+        self._swaps += 1
+        self._store.load(image)
+        self._durable_head = None
+        self._store.place = self._place + b" %d" % self._swaps
+        self._fails_in = None
+        self.is_damaged = False
+        self.synced = self.head()

@@ -1,0 +1,181 @@
+"""Everything that was ever made durable, told to the reference in the terms of clients, never of the code.
+
+A change of the reference is one command of one client, or what a replica had to say again because of a move;
+what a replica has seen of them is a set, kept as a bit mask.  Clocks only serve to find that set again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import takewhile
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.names import make_mailbox_id
+from crdtmail.crdt.delta import Account, MailboxId
+from simulations.commands import Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
+from simulations.reference import Disagreement, History
+from simulations.violation import Violation, expect
+from simulations.watched import Commanded, Made, Note, Received, Registered
+
+
+class _Seen:
+    """One account: its history, and for each replica the changes in its first n deltas, for every n."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.masks: dict[ReplicaId, list[int]] = {}
+        self.changes: dict[Dot, list[int]] = {}
+        self.identities: dict[MailboxId, Mailbox] = {}
+        self.moves: dict[int, Move] = {}
+        self.uncertain: set[tuple[Mailbox, str]] = set()
+        self.registers: dict[tuple[str, ...], list[tuple[Dot, Clock, str]]] = {}
+
+
+class Ledger:
+    """The histories of all accounts."""
+
+    def __init__(self, accounts: Iterable[Account]) -> None:
+        self._accounts = {account: _Seen() for account in accounts}
+        self.made: dict[ReplicaId, int] = {}
+        """How many deltas of each replica were ever durable anywhere."""
+
+    def history(self, account: Account) -> History:
+        return self._accounts[account].history
+
+    def seen(self, account: Account, clock: Clock) -> int:
+        """The changes in this account that the clock covers."""
+        masks = self._accounts[account].masks
+        seen = 0
+        for replica, seq in clock.entries.items():
+            made = self.made.get(replica, 0)
+            expect(seq <= made, "a clock covers only what was made", f"{replica:x} made {made}, not {seq}")
+            seen |= masks[replica][seq]
+        return seen
+
+    def identity(self, account: Account, mailbox: MailboxId) -> Mailbox:
+        """What the reference calls a mailbox."""
+        found = self._accounts[account].identities.get(mailbox)
+        if found is None:
+            raise Violation("no mailbox lives that nobody created", mailbox.hex())
+        return found
+
+    def name_mailbox(self, account: Account, mailbox: MailboxId, name: str) -> Mailbox:
+        """A client has just created this mailbox."""
+        found = Mailbox(name, int.from_bytes(mailbox[:2], "big"))
+        expected = make_mailbox_id(account, name, found.generation)
+        expect(mailbox == expected, "a mailbox's id is made from its name", f"{name!r}: {mailbox.hex()}")
+        self._accounts[account].identities[mailbox] = found
+        return found
+
+    # What became durable --------------------------------------------------------------------------------
+
+    def enter(self, replica: ReplicaId, notes: list[Note]) -> None:
+        """Take up what a replica has made durable, in the order in which it happened."""
+        for place, note in enumerate(notes):
+            match note:
+                case Made(dot):
+                    self._make(dot)
+                case Received():
+                    caused = takewhile(lambda later: isinstance(later, Made), notes[place + 1 :])
+                    self._follow_up(replica, note, len(list(caused)))
+                case Commanded():
+                    self._command(replica, note)
+
+    def _make(self, dot: Dot) -> None:
+        made = self.made.get(dot.replica, 0)
+        expect(dot.seq == made + 1, "deltas are numbered one by one", f"{dot} came after {made}")
+        self.made[dot.replica] = dot.seq
+        for account in self._accounts.values():
+            masks = account.masks.setdefault(dot.replica, [0])
+            masks.append(masks[-1])
+            for change in account.changes.get(dot, ()):
+                masks[-1] |= 1 << change
+
+    def _follow_up(self, replica: ReplicaId, note: Received, caused: int) -> None:
+        """The next `caused` deltas of the replica, which are yet to be entered, are because of this one."""
+        account = self._accounts[note.account]
+        seen = self.seen(note.account, note.seen)
+        for change in account.changes.get(note.dot, ()):
+            if (move := account.moves.get(change)) is not None:
+                self._spread(note.account, seen, move)
+                if any((move.target, id) in account.uncertain for id in move.messages):
+                    continue
+            said = account.history.follow_up(f"{replica:x}", seen, change)
+            if said is None:
+                continue
+            expect(caused > 0, "a flag follows the message that was moved elsewhere", f"{note.dot}")
+            last = Dot(replica, self.made.get(replica, 0) + caused)
+            account.changes.setdefault(last, []).append(said)
+
+    def _command(self, replica: ReplicaId, note: Commanded) -> None:
+        it, did = self._accounts[note.account], note.did
+        if isinstance(did.what, Registered):
+            if note.dot is not None:
+                it.registers.setdefault(did.what.key, []).append((note.dot, note.seen, did.what.value))
+            return
+        seen = self.seen(note.account, note.seen)
+        is_certain = not self._spread(note.account, seen, did.what)
+        try:
+            change = it.history.record(
+                f"{replica:x}",
+                seen,
+                did.what,
+                refused=did.refused,
+                made=did.made,
+                vacated=did.vacated,
+            )
+        except Disagreement as error:
+            raise Violation("a command does what it would on a single server", str(error)) from error
+        if change is None or (note.dot is None and not is_certain):
+            return
+        if isinstance(did.what, Move):
+            it.moves[change] = did.what
+        expect(note.dot is not None, "a command that changes something is told to others", f"{note}")
+        assert note.dot is not None
+        self._attach(note.account, note.dot, change)
+
+    def _spread(self, account: Account, seen: int, command: Command) -> bool:
+        """Take note of what the semantics leave open because of this command, if anything.
+
+        A replica applies a change as soon as it has what it builds on, which may be before another one that
+        its origin had seen (a flag that was cleared, and set again elsewhere).  What a command given in
+        between does to the same message is not for the reference to say, here or where it goes to.
+        """
+        it = self._accounts[account]
+        match command:
+            case (
+                Keywords(box, messages)
+                | Expunge(box, messages)
+                | Move(box, _, messages)
+                | Copy(box, _, messages)
+            ):
+                pass
+            case ExpungeDeleted(box):
+                messages = tuple(it.history.messages(seen, box))
+            case _:
+                return False
+        found = [id for id in messages if not self.is_certain(account, seen, box, id)]
+        it.uncertain.update((box, id) for id in found)
+        if isinstance(command, Move | Copy):
+            it.uncertain.update((command.target, id) for id in found)
+        return bool(found)
+
+    def is_certain(self, account: Account, seen: int, mailbox: Mailbox, message: str) -> bool:
+        """Whether the semantics say what is shown of a message where so much is seen."""
+        it = self._accounts[account]
+        return (mailbox, message) not in it.uncertain and it.history.is_whole(seen, mailbox, message)
+
+    def register(self, account: Account, key: tuple[str, ...], clock: Clock) -> tuple[set[str], set[str]]:
+        """What a register may show where so much is seen, and everything it was ever set to: a value that was
+        set by one who had seen another's replaces it."""
+        written = [w for w in self._accounts[account].registers.get(key, ()) if clock.covers(w[0])]
+        last = {value for dot, _, value in written if not any(seen.covers(dot) for _, seen, _ in written)}
+        return last, {value for _, _, value in written}
+
+    def _attach(self, account: Account, dot: Dot, change: int) -> None:
+        """The change is part of this delta, which is the last of its replica's so far."""
+        it = self._accounts[account]
+        masks = it.masks[dot.replica]
+        assert len(masks) == dot.seq + 1, "a command makes one delta, the last so far"
+        masks[-1] |= 1 << change
+        it.changes.setdefault(dot, []).append(change)

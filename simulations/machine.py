@@ -1,0 +1,496 @@
+"""One server: performs the steps of the real core on a simulated disk, clock and network, life after life.
+
+It does what `crdtmail.node` does in service, in one thread: one writer with group commit, reads on the last
+committed state, one conversation a peer at a time.  A crash drops everything that is under way; what the
+disk holds is what the next life begins with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crdtmail.crdt.clock import ReplicaId
+from crdtmail.effects import Call, Compute, Kind, Persist, PersistThenRead, Read, Reply, Steps, Wait
+from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError
+from crdtmail.gossip.codec import decode_answer, decode_push
+from crdtmail.gossip.conversation import Gossip
+from crdtmail.gossip.session import Timing
+from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_DELTA, MAX_GROUP, MAX_WRITES_WAITING
+from crdtmail.store.interface import Transaction
+from crdtmail.store.memory_store import Image
+from crdtmail.store.tables import Tables
+from crdtmail.store.writer import Failed, run_group
+from crdtmail.views import living_mailboxes
+from simulations.chance import Draws, generator
+from simulations.disk import DISK_FAILURES, Disk, PowerCut
+from simulations.memo import decoded_delta, decoded_position
+from simulations.network import Request
+from simulations.violation import expect
+from simulations.watched import WatchedReplica
+
+if TYPE_CHECKING:
+    from simulations.world import World
+
+Done = Callable[[Any, Exception | None], None]
+
+_READ_US = (20, 800)  # a read: from a page in memory to one from the disk
+_RESTART_US = 50_000
+
+
+class _Write(NamedTuple):
+    work: Callable[[Transaction], Any]
+    query: Callable[[Tables], Any] | None
+    resume: Done
+
+
+class _Waiter(NamedTuple):
+    condition: Callable[[], bool]
+    resume: Done
+
+
+class Machine:
+    """A node by name, whatever replica lives on it at the time."""
+
+    def __init__(self, world: World, name: str, peers: tuple[str, ...]) -> None:
+        self.world = world
+        self.name = name
+        self.disk = Disk(name.encode())
+        self.is_up = False
+        self.has_left = False
+        self.life = 0
+        self.crash_at = ""
+        """The boundary at which it is to crash next."""
+        self.slowness = 1.0
+        self.drift = 1.0
+        self.wall_offset_s = 0.0
+        self.wall_frozen_at: float | None = None
+        self.is_paused = False
+        self.held: list[Callable[[], None]] = []
+        """What was to be done while it stood still."""
+        self.addresses = peers
+        self.replica: WatchedReplica
+        self.gossip: Gossip
+        self._id: ReplicaId | None = None
+        self._ids_before: set[ReplicaId | None] = set()
+        """The ids of replicas whose disk was taken away from here."""
+        self._now_base = (0.0, 0.0)  # this machine's time, and the world's, when the drift last changed
+        self.serving = 0
+        """Requests that it has yet to answer."""
+        self._waiting: deque[_Write] = deque()
+        self._is_writing = False
+        self._waiters: list[_Waiter] = []
+        self._timers: dict[str, int] = {}
+        self._read_chance = generator(world.seed, "reads", name)
+
+    # Clocks ---------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Seconds on this machine's monotonic clock."""
+        own, worlds = self._now_base
+        return own + (self.world.now_us / 1e6 - worlds) * self.drift
+
+    def set_drift(self, rate: float) -> None:
+        self._now_base = (self.now(), self.world.now_us / 1e6)
+        self.drift = rate
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 on this machine's wall clock, which anybody may set."""
+        now = self.world.now_us / 1e6 if self.wall_frozen_at is None else self.wall_frozen_at
+        return int((1_700_000_000 + now + self.wall_offset_s) * 1000)
+
+    # Lives ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a life with what the disk holds; it may end before it has begun."""
+        if self.is_up or self.has_left:
+            return
+        world = self.world
+        self.life += 1
+        seed, life = world.seed, self.life
+        if self.crash_at == "in recovery":
+            self.crash_at = ""
+            self.disk.cut_power(keep=int(Draws(seed, "recovery", self.name, life).take() * 2))
+        try:
+            replica = WatchedReplica.open(self.disk, self._new_id, self.wall_ms)
+        except PowerCut:
+            world.reached["crash in recovery"] += 1
+            world.record("down", self.name, "crashed in recovery")
+            world.after(_RESTART_US, self.start)
+            return
+        except StoreError as error:
+            if str(error) in DISK_FAILURES:
+                world.reached[f"{error} at the start"] += 1
+                world.after(_RESTART_US, self.start)
+                return
+            expect(self.disk.is_damaged, "a store that is not damaged opens", f"{self.name}: {error}")
+            world.reached["wrong checksum noticed"] += 1
+            self.replace_disk("damaged", {})
+            return
+        assert isinstance(replica, WatchedReplica)
+        expect(
+            replica.id not in self._ids_before, "a copied or lost disk never brings an old id back", self.name
+        )
+        self.replica = replica
+        self._id = replica.id
+        self.is_up = True
+        chance = generator(seed, "sessions", self.name, life)
+        tables = self.disk.durable()
+        config = world.config
+        self.gossip = Gossip(
+            replica,
+            self.name,
+            tables.head(),
+            tables.peers(),
+            self.addresses,
+            timing=Timing(
+                interval_s=config.interval_s, grace_s=config.grace_s, last_retry_s=config.last_retry_s
+            ),
+            chance=chance,
+            now=self.now,
+        )
+        world.record("up", self.name, f"{replica.id:016x}")
+        self._pump_all()
+
+    def _new_id(self) -> ReplicaId:
+        return ReplicaId(generator(self.world.seed, "replica", self.name, self.life).getrandbits(64))
+
+    def crash(self, why: str, keep: int = 0) -> None:
+        """End this life at once; of what was committed but not synced, `keep` commits reached the disk."""
+        if not self.is_up:
+            return
+        self.is_up = False
+        self.life += 1
+        self.resume()
+        self.crash_at = ""
+        self.world.record("down", self.name, why)
+        synced = self.disk.synced
+        self.disk.crash(keep)
+        if keep == 0 and not self.disk.is_damaged:
+            now = self.disk.head()
+            expect(now == synced, "a reopened store is what was synced last", f"{self.name}: {now}, {synced}")
+        self._waiting.clear()
+        self._is_writing = False
+        self.serving = 0
+        self._waiters.clear()
+        self._timers.clear()
+        self.world.checks.crashed(self)
+
+    def leave(self) -> None:
+        """Go for good."""
+        self.crash("left")
+        self.world.checks.disk_gone(self, {})
+        self.has_left = True
+
+    def replace_disk(self, what: str, image: Image) -> None:
+        """An operator gives the node, which is down, another disk, and starts it."""
+        self.world.record("fault", self.name, f"another disk: {what}")
+        self.world.reached[f"disk replaced: {what.split(chr(39))[0]}"] += 1
+        self.world.checks.disk_gone(self, image)
+        self.disk.swap(image)
+        self._ids_before |= {self._id, self.disk.durable().replica()} - {None}
+        self.world.after(_RESTART_US, self.start)
+
+    def pause(self, seconds: float) -> None:
+        """Stand still for so long."""
+        self.world.reached["node paused"] += 1
+        self.world.record("pause", self.name)
+        self.is_paused = True
+        self.world.after(int(seconds * 1e6), self.resume)
+
+    def resume(self) -> None:
+        """Go on with all that waited meanwhile."""
+        if self.is_paused:
+            self.is_paused = False
+            self.world.record("resume", self.name)
+            held, self.held = self.held, []
+            for what in held:
+                self.world.after(0, what, self)
+
+    def set_wall_clock(self, by: float, *, frozen: bool) -> None:
+        self.wall_offset_s += by
+        self.wall_frozen_at = self.world.now_us / 1e6 if frozen else None
+
+    def calm_down(self) -> None:
+        """Go on, at the usual pace, on a disk that works."""
+        self.resume()
+        self.crash_at = ""
+        self.slowness = 1.0
+        self.set_drift(1.0)
+        self.disk.fail_no_more()
+        if self.disk.is_damaged:
+            self.crash("its disk is damaged")
+            self.replace_disk("damaged", {})
+        self.world.after(1, self.start)
+
+    def mailbox_names(self, account: str) -> list[str]:
+        """The mailboxes that the account has here now."""
+        return sorted(its.name for its in living_mailboxes(self.disk.durable(), account).values())
+
+    # Steps ----------------------------------------------------------------------------------------------
+
+    def perform(self, steps: Steps[Any], done: Done) -> None:
+        """Have the steps performed to their end, unless this life ends first."""
+        self._go_on(steps, self.life, None, None, done)
+
+    def _go_on(self, steps: Steps[Any], life: int, value: Any, error: Exception | None, done: Done) -> None:
+        if self.life != life:
+            return
+        result, failed, effect = None, None, None
+        try:
+            effect = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            result = end.value
+        except CrdtmailError as failure:
+            failed = failure
+        if effect is None:
+            done(result, failed)
+            return
+
+        def resume(value: Any, error: Exception | None) -> None:
+            self._go_on(steps, life, value, error, done)
+
+        match effect:
+            case Persist(work):
+                self._enqueue(_Write(work, None, resume))
+            case PersistThenRead(work, query):
+                self._enqueue(_Write(work, query, resume))
+            case Read(query):
+                self._after_read(life, lambda: self._read(query, resume))
+            case Compute(work):
+                self._after_read(life, lambda: resume(work(), None))
+            case Call():
+                self._call(effect, resume)
+            case Wait(condition, timeout_s):
+                self._wait(condition, timeout_s, resume)
+
+    def _after_read(self, life: int, then: Callable[[], None]) -> None:
+        least, most = _READ_US
+        drawn = self._read_chance.random()
+        delay = int((least + (most - least) * drawn * drawn) * self.slowness)
+        self.world.after(delay, lambda: then() if self.life == life else None, self)
+
+    def _read(self, query: Callable[[Tables], Any], resume: Done) -> None:
+        try:
+            with self.disk.snapshot() as snapshot:
+                value = query(Tables(snapshot))
+        except CrdtmailError as error:
+            self._store_failed(error)
+            resume(None, error)
+            return
+        resume(value, None)
+
+    def _store_failed(self, error: CrdtmailError) -> None:
+        if isinstance(error, StoreError):
+            expect(self.disk.is_damaged, "a store that is not damaged can be read", f"{self.name}: {error}")
+            self.world.reached["wrong checksum noticed"] += 1
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float, resume: Done) -> None:
+        if condition():
+            resume(True, None)
+            return
+        waiter = _Waiter(condition, resume)
+        self._waiters.append(waiter)
+
+        def give_up() -> None:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                resume(condition(), None)
+
+        self.world.after(self._until_us(timeout_s), give_up, self)
+
+    def progress(self) -> None:
+        """Something was committed, or heard of a peer."""
+        ready = [waiter for waiter in self._waiters if waiter.condition()]
+        self._waiters = [waiter for waiter in self._waiters if waiter not in ready]
+        for waiter in ready:
+            waiter.resume(True, None)
+        self._pump_all()
+
+    # Writing --------------------------------------------------------------------------------------------
+
+    def _enqueue(self, write: _Write) -> None:
+        expect(len(self._waiting) < MAX_WRITES_WAITING, "every queue keeps within its limit", self.name)
+        self._waiting.append(write)
+        self._write_next()
+
+    def _write_next(self) -> None:
+        if self._is_writing or not self._waiting:
+            return
+        self._is_writing = True
+        group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
+        # Who wants to read what the commit left comes last in it, as in the real writer.
+        group.sort(key=lambda write: write.query is not None)
+        least, most = self.world.config.fsync_s
+        drawn = Draws(self.world.seed, "fsync", self.name, self.life, self.disk.commits).take()
+        delay = int((least + (most - least) * drawn) * 1e6 * self.slowness)
+        life = self.life
+        self.world.after(delay, lambda: self._commit(group) if self.life == life else None, self)
+
+    def _commit(self, group: list[_Write]) -> None:
+        if self._crashes("before persist"):
+            return
+        replica, world = self.replica, self.world
+        try:
+            outcomes = self.disk.commit(lambda txn: run_group(txn, [write.work for write in group]))
+        except StoreError as error:
+            world.reached[str(error)] += 1
+            self.crash(str(error))  # stop rather than go on
+            world.after(_RESTART_US, self.start)
+            return
+        notes = replica.take_notes()
+        if self.crash_at == "in persist":
+            keep = int(Draws(world.seed, "torn", self.name, self.life).take() * 2)
+            world.reached["commit kept by a crash" if keep else "commit lost by a crash"] += 1
+            if keep:
+                world.checks.durable(self, notes)
+            self._crashes("in persist", keep)
+            return
+        try:
+            self.disk.sync()
+        except StoreError as error:
+            self._store_failed(error)
+            self.crash("its store is damaged")
+            self.replace_disk("damaged", {})
+            return
+        world.checks.durable(self, notes)
+        self._is_writing = False
+        if self._crashes("after persist"):
+            return
+        self.gossip.head = self.disk.head()
+        life = self.life
+        self.progress()
+        for write, outcome in zip(group, outcomes, strict=True):
+            if self.life != life:
+                return
+            if isinstance(outcome, Failed):
+                if not isinstance(outcome.error, CrdtmailError):
+                    raise outcome.error
+                self._store_failed(outcome.error)
+                write.resume(None, outcome.error)
+            elif write.query is not None:
+                self._read(write.query, write.resume)
+            else:
+                write.resume(outcome, None)
+        if self.life == life:
+            self._write_next()
+
+    def _crashes(self, boundary: str, keep: int = 0) -> bool:
+        if self.crash_at != boundary:
+            return False
+        self.world.reached[f"crash {boundary}"] += 1
+        self.crash(f"crashed {boundary}", keep)
+        self.world.after(_RESTART_US, self.start)
+        return True
+
+    # Peers ----------------------------------------------------------------------------------------------
+
+    def _pump_all(self) -> None:
+        for address in self.addresses:
+            if not self.is_up:
+                return
+            self._pump(address)
+
+    def _pump(self, address: str) -> None:
+        """Have the conversation that the session wants now, or look again when it will want one."""
+        steps = self.gossip.converse(address)
+        if steps is not None:
+
+            def over(_: Any, error: Exception | None) -> None:
+                if error is not None:
+                    raise error
+                self.world.checks.talked(self, address)
+                self.progress()
+
+            self.perform(steps, over)
+            return
+        wait_s = self.gossip.wait_s(address)
+        if wait_s is None:
+            return
+        due = self.world.now_us + self._until_us(wait_s)
+        if self.world.now_us < self._timers.get(address, 0) <= due:
+            return  # it is looked at before, anyway
+        self._timers[address] = due
+        life = self.life
+
+        def look_again() -> None:
+            if self.life == life and self._timers.get(address) == due:
+                self._pump(address)
+
+        self.world.at(due, look_again, self)
+
+    def _until_us(self, seconds: float) -> int:
+        """World's microseconds until so many seconds have passed on this machine, and one more."""
+        return math.ceil(seconds / self.drift * 1e6) + 1
+
+    def _call(self, call: Call, resume: Done) -> None:
+        if self._crashes("before send"):
+            return
+        world, life, peer = self.world, self.life, call.address
+        self._check_sent(call.kind, call.body)
+        if call.kind is Kind.PUSH and not world.machines[peer].has_left:
+            world.sent_deltas += len(decode_push(call.body))
+        is_over = False
+
+        def finish(value: Reply | None, error: Exception | None) -> None:
+            nonlocal is_over
+            if not is_over and self.life == life:
+                is_over = True
+                resume(value, error)
+
+        def answered(reply: Reply | PeerError) -> None:
+            if isinstance(reply, Reply):
+                finish(reply, None)
+            else:
+                finish(None, reply)
+
+        request = Request(call.kind, self.replica.id, call.body)
+        world.network.requests[self.name, peer].append(request)
+        world.carry(self, peer, request, answered)
+
+        def give_up() -> None:
+            if not is_over and self.life == life:
+                world.reached["call timed out"] += 1
+            finish(None, PeerUnreachable("no answer in time"))
+
+        world.after(self._until_us(GOSSIP_TIMEOUT_S), give_up, self)
+
+    def serve(self, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]) -> None:
+        """A peer, or a stranger, asks."""
+        self.serving += 1
+
+        def done(value: Any, error: Exception | None) -> None:
+            self.serving -= 1
+            if error is None:
+                self._check_answered(value)
+            reply(value if error is None else error)
+            if self.is_up:
+                self.progress()
+
+        self.perform(self.gossip.answer(request.kind, request.sender, body), done)
+
+    # What is said must be durable -----------------------------------------------------------------------
+
+    def _check_sent(self, kind: Kind, body: bytes) -> None:
+        if kind is Kind.EXCHANGE:
+            self.world.checks.told_clock(self, decoded_position(body).clock)
+        else:
+            self._check_deltas(decode_push(body))
+
+    def _check_answered(self, reply: Reply) -> None:
+        if reply.status == 200:
+            answer = decode_answer(reply.body)
+            self.world.checks.told_clock(self, answer.position.clock)
+            self._check_deltas(answer.deltas)
+            self.world.sent_deltas += len(answer.deltas)
+
+    def _check_deltas(self, deltas: tuple[bytes, ...]) -> None:
+        size = sum(map(len, deltas))
+        expect(
+            len(deltas) <= 1 or size <= BATCH_BYTES + MAX_DELTA,
+            "a batch keeps within its limit",
+            f"{size} bytes",
+        )
+        self.world.checks.told_deltas(self, [decoded_delta(data).dot for data in deltas])

@@ -1,0 +1,39 @@
+"""From a seed to an explicit list of events, which is then replayed as it stands."""
+
+from __future__ import annotations
+
+import msgspec
+
+from simulations.actions import Event
+from simulations.chance import generator
+from simulations.config import Config
+from simulations.faults import FAULTS
+from simulations.workload import workload
+
+
+def schedule(seed: int, config: Config) -> list[Event]:
+    """What happens in the run of this seed, in the order of time: the story, what clients do, what goes wrong.
+
+    Each fault draws from a generator of its own, so switching one off leaves the others as they were.
+    """
+    events = list(config.story)
+    events += workload(generator(seed, "workload"), config)
+    for name, level in sorted(config.faults.items()):
+        events += FAULTS[name].plan(generator(seed, "fault", name), config, level)
+    return sorted((event for event in events if event.at <= config.seconds), key=lambda event: event.at)
+
+
+def swarm(seed: int, config: Config) -> Config:
+    """The configuration with each fault off, on or high as the seed has it (swarm testing: Groce et al. 2012).
+
+    Leaving most faults out of a run reaches states that all of them together would mask.
+    """
+    chance = generator(seed, "swarm")
+    faults = {}
+    for name in FAULTS:
+        drawn = chance.random()
+        if drawn > 0.75:
+            faults[name] = "high" if drawn > 0.92 else "on"
+    topology = chance.choice(("mesh", "mesh", "mesh", "chain", "star", "one way"))
+    late = (config.nodes[-1],) if "join" in faults else ()
+    return msgspec.structs.replace(config, faults=faults, topology=topology, late=late)

@@ -1,0 +1,47 @@
+"""What happened in a run, in order: what the checks report, the pictures show and the hash covers.
+
+A record is plain data, so that a trace can be written to a file, compared and hashed.  Nothing here
+decides anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+
+class Record(NamedTuple):
+    """One thing that happened at a simulated time (microseconds since the start).
+
+    `kind` and what `node` and `details` are then:
+
+    | kind | node | details |
+    |---|---|---|
+    | `up` | node | the replica id in 16 digits |
+    | `down` | node | why |
+    | `pause`, `resume` | node | |
+    | `cut`, `join` | source | target: that direction of the link is cut, or whole again |
+    | `send` | source | target, message number, what (`exchange`, `push`, `answer`), bytes |
+    | `arrive` | target | message number |
+    | `lost` | source | message number |
+    | `damaged` | source | message number; it arrives all the same |
+    | `sync` | node | deltas made durable |
+    | `answer` | node | what a client was told, in a few words |
+    | `state` | | distinct views among the nodes that run, deltas that are not yet everywhere |
+    | `calm` | | from here on nothing is broken any more |
+    | `fault` | node or empty | its name, and what it did |
+    | `violation` | node or empty | which promise, and what was seen instead |
+    """
+
+    at_us: int
+    kind: str
+    node: str
+    details: tuple[Any, ...] = ()
+
+
+def trace_hash(records: list[Record]) -> str:
+    """The same for the same records, on every machine and every Python."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for record in records:
+        hashed.update(repr(tuple(record)).encode())
+    return hashed.hexdigest()

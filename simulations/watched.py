@@ -1,0 +1,98 @@
+"""The real replica, taking notes: what it made and applied, in which order, having seen what.
+
+Notes are of a transaction that may yet be undone or lost; whoever has made it durable hands them on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.delta import Account, Delta, Operation
+from crdtmail.replica import Outcome, Replica
+from crdtmail.store.interface import Snapshot, Transaction
+from crdtmail.store.tables import Tables, WritableTables
+from simulations.commands import Command, Mailbox
+
+
+class Made(NamedTuple):
+    """A delta of the replica's own."""
+
+    dot: Dot
+    account: Account
+
+
+class Received(NamedTuple):
+    """A delta of another replica, applied when the clock stood at `seen`; what follows it up to the next
+    note that is not `Made` was caused by it."""
+
+    dot: Dot
+    account: Account
+    seen: Clock
+    size: int
+
+
+class Registered(NamedTuple):
+    """A register of the directory got a value: a mailbox's annotation or subscription, a script."""
+
+    key: tuple[str, ...]
+    value: str
+
+
+class Did(NamedTuple):
+    """What a client's command did, in the terms of the reference's `History.record`."""
+
+    what: Command | Registered
+    refused: bool = False
+    made: Mailbox | None = None
+    vacated: str | None = None
+
+
+class Commanded(NamedTuple):
+    """A client's command, given where the clock stood at `seen`; `dot` is that of the delta it made, if any."""
+
+    account: Account
+    did: Did
+    seen: Clock
+    dot: Dot | None
+
+
+Note = Made | Received | Commanded
+
+
+class WatchedReplica(Replica):
+    """A replica that takes notes."""
+
+    def __init__(self, id: ReplicaId, members: Iterable[ReplicaId], time_ms: Callable[[], int]) -> None:
+        super().__init__(id, members, time_ms)
+        self.notes: list[Note] = []
+
+    def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
+        before = Tables(txn).head().clock
+        place = len(self.notes)
+        outcome = super().receive(txn, delta, data)
+        if outcome is Outcome.APPLIED:
+            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data)))
+        return outcome
+
+    def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
+        before = tables.head().clock[self.id]
+        super()._commit(tables, account, *operations)
+        made = tables.head().clock[self.id]
+        if made > before:
+            self.notes.append(Made(Dot(self.id, made), account))
+
+    def take_notes(self) -> list[Note]:
+        """The notes since the last call."""
+        notes, self.notes = self.notes, []
+        return notes
+
+    def undo(self, notes: int) -> None:
+        """Forget all but so many notes: what they were of was undone."""
+        del self.notes[notes:]
+
+
+def clock_in(txn: Snapshot) -> Clock:
+    """Where the clock stands inside a transaction."""
+    return Tables(txn).head().clock

@@ -1,0 +1,136 @@
+"""What clients do in a run: mail comes in, sessions read, flag, move and expunge, folders come and go.
+
+Few accounts, folders, messages and keywords, so that conflicts are the rule.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from simulations import actions
+from simulations.actions import Event
+from simulations.config import Config
+
+NAMES = ("INBOX", "Work", "Archive", "Work/Done", "Play")
+KEYWORDS = ("$seen", "$answered", "$flagged", "$deleted", "todo")
+LINES = ("require 'fileinto';", "if true { keep; }", "stop;", "discard;", "redirect 'x@example.org';")
+
+
+def workload(chance: random.Random, config: Config) -> Iterator[Event]:
+    """`config.operations` things that clients do, at random times."""
+    if not config.operations:
+        return
+    clients = [f"c{number}" for number in range(config.clients)]
+    homes = {client: chance.choice(config.nodes) for client in clients}
+    accounts = {client: config.accounts[n % len(config.accounts)] for n, client in enumerate(clients)}
+    for client in clients:
+        yield Event(0.0, actions.Connect(client, homes[client], accounts[client]))
+    mail = _Mail(chance, config)
+    for _ in range(config.operations):
+        at = round(chance.random() * config.seconds, 4)
+        drawn = chance.random()
+        if drawn < 0.28:
+            yield from mail.arrives(at)
+            continue
+        client = chance.choice(clients)
+        if drawn < 0.33:
+            yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
+            yield Event(at, actions.Look(client, _name(chance)))
+        elif drawn < 0.42:
+            yield from _folders(chance, at, client)
+        elif drawn < 0.48:
+            yield from _listing(chance, at, client)
+        else:
+            yield from _session(chance, at, client)
+
+
+class _Mail:
+    """What comes in: new messages, and now and then some that came in before, perhaps elsewhere."""
+
+    def __init__(self, chance: random.Random, config: Config) -> None:
+        self._chance = chance
+        self._config = config
+        self._count = 0
+
+    def arrives(self, at: float) -> Iterator[Event]:
+        chance, config = self._chance, self._config
+        account, name = chance.choice(config.accounts), _name(chance)
+        node = chance.choice(config.nodes)
+        many = 1 if chance.random() < 0.6 else 1 + int(chance.random() * 5)
+        new = []
+        for _ in range(many):
+            if self._count and chance.random() < 0.15:
+                new.append(f"m{1 + int(chance.random() * self._count)}")
+            else:
+                self._count += 1
+                new.append(f"m{self._count}")
+        messages = tuple(dict.fromkeys(new))
+        if chance.random() < 0.12:
+            for importer in chance.sample(config.nodes, min(2, len(config.nodes))):
+                yield Event(at, actions.Import(importer, messages, name, account))
+            return
+        keywords = tuple(sorted(chance.sample(KEYWORDS, int(chance.random() * 3))))
+        ack = 1 if chance.random() < 0.2 else 0
+        yield Event(at, actions.Deliver(node, messages, name, keywords, account, ack))
+
+
+def _name(chance: random.Random) -> str:
+    return "INBOX" if chance.random() < 0.5 else chance.choice(NAMES)
+
+
+def _part(chance: random.Random) -> tuple[float, float]:
+    """Mostly one message, sometimes many, now and then all."""
+    drawn = chance.random()
+    if drawn < 0.15:
+        return 0.0, 1.0
+    first = round(chance.random(), 3)
+    return (first, first) if drawn < 0.7 else (first, round(first + chance.random() * (1 - first), 3))
+
+
+def _session(chance: random.Random, at: float, client: str) -> Iterator[Event]:
+    """A client reads a mailbox and does something in it, perhaps a while later."""
+    if chance.random() < 0.75:
+        yield Event(at, actions.Look(client, _name(chance)))
+    at = round(at + chance.expovariate(2.0), 4)
+    part, by_uid = _part(chance), chance.random() < 0.7
+    drawn = chance.random()
+    if drawn < 0.45:
+        some = chance.sample(KEYWORDS, 1 + int(chance.random() * 2))
+        cut = int(chance.random() * (len(some) + 1))
+        add, remove = tuple(sorted(some[:cut])), tuple(sorted(some[cut:]))
+        yield Event(at, actions.Mark(client, add, remove, part, by_uid))
+        if chance.random() < 0.2:  # a flag storm: the same again and again, back and forth
+            for n in range(1, 5):
+                yield Event(at + n * 0.01, actions.Mark(client, remove, add, part, by_uid))
+                yield Event(at + n * 0.01 + 0.005, actions.Mark(client, add, remove, part, by_uid))
+    elif drawn < 0.58:
+        yield Event(at, actions.Move(client, chance.choice(NAMES), part, by_uid))
+    elif drawn < 0.64:
+        yield Event(at, actions.Copy(client, chance.choice(NAMES), part, by_uid))
+    elif drawn < 0.74:
+        yield Event(at, actions.Expunge(client, part, by_uid))
+    elif drawn < 0.82:
+        yield Event(at, actions.Expunge(client, None))
+    else:
+        yield Event(at, actions.Follow(client))
+
+
+def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
+    drawn, name = chance.random(), chance.choice(NAMES)
+    if drawn < 0.3:
+        yield Event(at, actions.CreateMailbox(client, name))
+    elif drawn < 0.65:
+        yield Event(at, actions.RenameMailbox(client, name, chance.choice(NAMES)))
+    elif drawn < 0.85:
+        yield Event(at, actions.DeleteMailbox(client, name))
+    elif drawn < 0.95:
+        subscribed = None if chance.random() < 0.5 else chance.random() < 0.5
+        yield Event(at, actions.Annotate(client, name, f"note {int(chance.random() * 9)}", subscribed))
+    else:
+        lines = tuple(line for line in LINES if chance.random() < 0.6)
+        yield Event(at, actions.PutScript(client, lines))
+
+
+def _listing(chance: random.Random, at: float, client: str) -> Iterator[Event]:
+    yield Event(at, actions.List(client))

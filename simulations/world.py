@@ -1,0 +1,350 @@
+"""A run: events at their times, on simulated machines, until all is calm, quiet and equal, or a promise breaks.
+
+One heap of (time, sequence) is the clock.  `run` is a pure function of the seed, the configuration and the
+events: it takes nothing from the real world.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crdtmail.effects import Reply
+from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError
+from crdtmail.limits import GOSSIP_TIMEOUT_S
+from simulations import clients
+from simulations.actions import Event
+from simulations.checks import Checks
+from simulations.clients import Client
+from simulations.config import Config, links
+from simulations.incidents import apply
+from simulations.machine import Machine
+from simulations.network import Network, Request
+from simulations.planted import planted
+from simulations.faults import weather
+from simulations.trace import Record, trace_hash
+from simulations.violation import Violation, expect
+
+READ_ROUNDS = 12
+"""Rounds of everybody reading and everybody exchanging, after which nobody renumbers any more."""
+QUIET_INTERVALS = 1
+"""Gossip intervals for which the quiet cluster is watched."""
+CALM_LIMIT_S = 300.0
+"""In calm weather everything is everywhere within so many seconds, whatever happened before."""
+MOST_EVENTS = 2_000_000
+"""Steps of a run.  More means that something never comes to rest."""
+
+
+@dataclass
+class Result:
+    """What came of a run."""
+
+    seed: int
+    violation: str | None = None
+    promise: str = ""
+    at_s: float = 0.0
+    trace: list[Record] = field(default_factory=list)
+    reached: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """The same for the same run."""
+        return trace_hash(self.trace)
+
+
+class World:
+    """Everything that there is in one run."""
+
+    def __init__(self, seed: int, config: Config, *, records: bool, strict: bool) -> None:
+        self.seed = seed
+        self.config = config
+        self.is_strict = strict
+        self.now_us = 0
+        self.reached: Counter[str] = Counter()
+        self.trace: list[Record] = []
+        self._records = records
+        self._heap: list[tuple[int, int, Callable[[], None], Machine | None]] = []
+        self._order = itertools.count()
+        self.is_calm = False
+        self.last_write_us = 0
+        self.sent_deltas = 0
+        self.disks_lost = 0
+        self.checks = Checks(self)
+        self.network = Network(
+            seed, config.latency_s, weather(config), self._now, self.at, self.record, self.reached
+        )
+        self.machines = {name: Machine(self, name, peers) for name, peers in links(config).items()}
+        self.clients: dict[str, Client] = {}
+
+    def _now(self) -> int:
+        return self.now_us
+
+    # Time -----------------------------------------------------------------------------------------------
+
+    def at(self, at_us: int, what: Callable[[], None], machine: Machine | None = None) -> None:
+        """Do something at a time; what a machine does waits while the machine is paused."""
+        heapq.heappush(self._heap, (at_us, next(self._order), what, machine))
+
+    def after(self, delay_us: int, what: Callable[[], None], machine: Machine | None = None) -> None:
+        self.at(self.now_us + delay_us, what, machine)
+
+    def run_until(self, until_us: int, stop: Callable[[], bool] | None = None) -> bool:
+        """Let time pass; whether `stop` held before the time was over."""
+        heap = self._heap
+        while heap and heap[0][0] <= until_us:
+            at_us, _, what, machine = heapq.heappop(heap)
+            self.now_us = max(self.now_us, at_us)
+            if machine is not None and machine.is_paused:
+                machine.held.append(what)
+                continue
+            self.steps += 1
+            expect(self.steps < MOST_EVENTS, "a run comes to an end", f"{self.steps} steps")
+            what()
+            if stop is not None and stop():
+                return True
+        self.now_us = max(self.now_us, until_us)
+        return False
+
+    steps = 0
+
+    def record(self, kind: str, node: str, *details: Any) -> None:
+        if self._records:
+            self.trace.append(Record(self.now_us, kind, node, details))
+
+    # What the parts tell --------------------------------------------------------------------------------
+
+    def changed(self, machine: Machine) -> None:
+        """A node has made something durable."""
+        if self._records:
+            heads = [m.disk.synced for m in self.machines.values() if m.is_up]
+            everywhere = min((sum(h.clock.values()) for h in heads), default=0)
+            most = sum(self.checks.ledger.made.values())
+            self.record("state", "", len({h.digest for h in heads}), most - everywhere)
+
+    def wrote(self) -> None:
+        """A client's write was answered."""
+        self.last_write_us = self.now_us
+
+    def carry(
+        self, source: Machine, target: str, request: Request, answered: Callable[[Reply | PeerError], None]
+    ) -> None:
+        """Take a request to a node and its answer back."""
+        machine = self.machines[target]
+        back = source.name
+        if machine.has_left:
+            refused = PeerUnreachable("nobody is there any more")
+            self.after(1000, lambda: answered(refused), source)
+            return
+
+        def arrive(body: bytes) -> None:
+            if not machine.is_up:
+                # The kernel refuses the connection; a machine whose process is gone answers that much.
+                self.reached["connection refused"] += 1
+                self._answer(machine, back, PeerUnreachable("connection refused"), answered)
+                return
+            life = machine.life
+
+            def reply(outcome: Reply | Exception) -> None:
+                if machine.life == life:
+                    self._answer(machine, back, outcome, answered)
+
+            self._serve(machine, request, body, reply)
+
+        self.network.send(back, target, request.kind.value, request.body, arrive)
+
+    def _serve(
+        self, machine: Machine, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]
+    ) -> None:
+        if machine.is_paused:
+            machine.held.append(lambda: self._serve(machine, request, body, reply))
+        elif machine.is_up:
+            machine.serve(request, body, reply)
+
+    def _answer(
+        self,
+        machine: Machine,
+        back: str,
+        outcome: Reply | Exception,
+        answered: Callable[[Reply | PeerError], None],
+    ) -> None:
+        match outcome:
+            case Reply(status, body):
+                self.network.send(machine.name, back, "answer", body, lambda b: answered(Reply(status, b)))
+            case PeerError() | RequestError() | StoreError():
+                if isinstance(outcome, PeerError) and not isinstance(outcome, PeerUnreachable):
+                    self.reached["peer refused"] += 1
+                refusal = outcome if isinstance(outcome, PeerUnreachable) else PeerError(str(outcome))
+                self.network.send(machine.name, back, "answer", b"", lambda _: answered(refusal))
+            case _:
+                raise outcome
+
+    # Clients --------------------------------------------------------------------------------------------
+
+    def perform_for(self, machine: Machine, steps: Any, client: Client | None) -> None:
+        """Have a client's request performed.  If the node dies, the client never hears of it."""
+        life = machine.life
+        if client is not None:
+            client.is_busy = True
+
+        def done(_: Any, error: Exception | None) -> None:
+            if client is not None:
+                client.is_busy = False
+            if error is None:
+                return
+            if isinstance(error, NotYet):
+                self.reached["token not yet covered"] += 1
+            elif isinstance(error, RequestError):
+                self.reached["request refused"] += 1
+            elif not (isinstance(error, StoreError) and machine.disk.is_damaged):
+                raise error
+
+        machine.perform(steps, done)
+        if client is not None and machine.life != life:
+            client.is_busy = False
+
+    # The end --------------------------------------------------------------------------------------------
+
+    def calm_down(self) -> None:
+        """From now on nothing goes wrong, and everything that was wrong is put right."""
+        self.is_calm = True
+        self.record("calm", "")
+        network = self.network
+        network.weather = weather(None)
+        network.heal()
+        network.release_all()
+        for machine in self.machines.values():
+            machine.calm_down()
+
+    @property
+    def members(self) -> list[Machine]:
+        return [machine for machine in self.machines.values() if not machine.has_left]
+
+    def are_equal(self) -> bool:
+        """Whether all members are up and have applied the same."""
+        members = self.members
+        first = members[0].disk.synced.clock
+        return all(machine.is_up and machine.disk.synced.clock == first for machine in members)
+
+    def settle(self) -> None:
+        """Wait until all are equal; read everywhere until nobody has to renumber any more; then be quiet."""
+        start = self.now_us
+        self._become_equal("all nodes come to have everything")
+        self.figures["convergence_s"] = (self.now_us - start) / 1e6
+        for round in range(READ_ROUNDS):
+            before = self.members[0].disk.synced.clock
+            for machine in self.members:
+                self._read_everything(machine)
+            self._become_equal("all nodes come to have everything again after reading")
+            if self.members[0].disk.synced.clock == before:
+                break
+            self.reached["renumbered after healing"] += 1
+        else:
+            raise Violation("renumbering comes to an end", f"it went on for {READ_ROUNDS} rounds")
+        self.figures["read_rounds"] = round
+        self.checks.settled(self.members)
+        self._watch_quiet()
+
+    def _become_equal(self, promise: str) -> None:
+        limit = self.now_us + int(CALM_LIMIT_S * 1e6)
+        if not self.are_equal() and not self.run_until(limit, self.are_equal):
+            heads = {m.name: m.disk.synced.clock for m in self.members}
+            raise Violation(promise, f"not within {CALM_LIMIT_S:.0f} s: {heads}")
+
+    def _read_everything(self, machine: Machine) -> None:
+        for account in self.config.accounts:
+            reader = Client(f"last reader of {machine.name}", account, machine.name)
+            for name in machine.mailbox_names(account):
+                self.perform_for(machine, clients.look(machine, reader, name), None)
+        self.run_until(self.now_us + 200_000)
+
+    def _watch_quiet(self) -> None:
+        """Nothing but small exchanges goes between nodes that are equal, and no more of them than was said."""
+        members = self.members
+        interval = self.config.interval_s
+        # A call of stormy times may have yet to time out and to be tried again.
+        limit_s = GOSSIP_TIMEOUT_S + self.config.last_retry_s + 1
+        if not self._all_know() and not self.run_until(self.now_us + int(limit_s * 1e6), self._all_know):
+            raise Violation(
+                "deltas stop flowing", f"somebody still wants to send something after {limit_s:.0f} s"
+            )
+        deltas, messages, size = self.sent_deltas, self.network.messages, self.network.bytes
+        watched_s = QUIET_INTERVALS * interval * max(len(m.addresses) for m in members)
+        self.run_until(self.now_us + int(watched_s * 1e6))
+        expect(
+            self.sent_deltas == deltas, "deltas stop flowing", f"{self.sent_deltas - deltas} were still sent"
+        )
+        sent, took = self.network.messages - messages, self.network.bytes - size
+        # A node makes one exchange an interval on average, of two messages, half an interval apart at least.
+        most = 2 * len(members) * (2 * watched_s / interval + len(self.config.nodes))
+        expect(
+            sent <= most,
+            "a quiet cluster says little",
+            f"{sent} messages in {watched_s:.0f} s, not {most:.0f}",
+        )
+        each = 64 + 20 * len(self.checks.ledger.made)
+        expect(took <= sent * each, "bytes a round are bounded", f"{took} bytes in {sent} messages")
+        self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
+
+    def _all_know(self) -> bool:
+        """Whether every member knows of every one that it calls that it has everything, and nothing is said."""
+        return self.network.under_way == 0 and all(
+            machine.serving == 0
+            and session.known.includes(machine.gossip.head.clock)
+            and machine.gossip.wait_s(address) is not None
+            for machine in self.members
+            for address, session in machine.gossip.peers.sessions.items()
+            if not self.machines[address].has_left
+        )
+
+    figures: dict[str, float]
+
+
+def run(
+    seed: int, config: Config, events: Sequence[Event], *, records: bool = True, strict: bool = False
+) -> Result:
+    """Replay the events.  With `strict`, everything is recounted after every commit, to find the first fault.
+
+    Raises ValueError for a configuration that makes no sense, and nothing for what went wrong in the run.
+    """
+    result = Result(seed)
+    with planted(config.planted):
+        world = World(seed, config, records=records, strict=strict)
+        world.figures = result.figures
+        try:
+            _play(world, config, events)
+        except Violation as violation:
+            result.violation, result.promise = str(violation), violation.promise
+        except Exception as error:  # whatever it is, the code under test or the simulator has a bug
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            result.promise = "no unhandled exception"
+            result.violation = (
+                f"{result.promise}: {type(error).__name__}: {error} ({where.name}, line {where.lineno})"
+            )
+    if result.violation is not None:
+        world.record("violation", "", result.violation)
+    result.at_s = world.now_us / 1e6
+    result.trace = world.trace
+    result.reached = world.reached
+    needed = sum(world.checks.received.values())
+    if needed:
+        result.figures["redundancy"] = world.sent_deltas / needed
+    result.figures["bytes"] = world.network.bytes
+    result.figures["messages"] = world.network.messages
+    return result
+
+
+def _play(world: World, config: Config, events: Sequence[Event]) -> None:
+    for name, machine in world.machines.items():
+        if name not in config.late:
+            world.at(0, machine.start)
+    for event in events:
+        world.at(int(event.at * 1e6), lambda event=event: apply(world, event.action))  # type: ignore[misc]
+    world.run_until(int(config.seconds * 1e6))
+    world.calm_down()
+    world.settle()
