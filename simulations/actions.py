@@ -71,7 +71,7 @@ class List(Action, frozen=True):
 
 
 class Mark(Action, frozen=True):
-    """A client adds and removes keywords on a part of what it read last: from one fraction of it to another."""
+    """A client adds and removes keywords on a part of what it read last, from one fraction to another."""
 
     client: str
     add: tuple[str, ...] = ()
@@ -148,8 +148,8 @@ class PutScript(Action, frozen=True):
 class Crash(Action, frozen=True):
     """A node dies: at once, or at the next boundary of its effects that has this name.
 
-    `before persist`, `in persist` (what of the commit reached the disk is chance), `after persist` (nobody was
-    told yet), `before send`, `in recovery` (the next time that it starts).
+    `before persist`, `in persist` (what of the commit reached the disk is chance), `after persist` (nobody
+    was told yet), `before send`, `in recovery` (the next time that it starts).
     """
 
     node: str
@@ -169,7 +169,7 @@ class Leave(Action, frozen=True):
 
 
 class Pause(Action, frozen=True):
-    """A node stands still (SIGSTOP, a virtual machine that is moved) and then goes on as if nothing had been."""
+    """A node stands still (SIGSTOP, a virtual machine that is moved), then goes on as if nothing had been."""
 
     node: str
     seconds: float
@@ -201,7 +201,7 @@ class Drift(Action, frozen=True):
 
 
 class FailDisk(Action, frozen=True):
-    """The nth commit from now fails: `I/O error` or `disk full`.  The node stops, and can be started again."""
+    """The nth commit from now fails: `I/O error` or `disk full`.  The node stops, and is started again."""
 
     node: str
     commits: int = 1

@@ -24,7 +24,7 @@ class Draws:
         self._at = 0
 
     def take(self) -> float:
-        value = self._values[self._at]
+        value: int = self._values[self._at]
         self._at += 1
         return (value >> 11) / (1 << 53)
 

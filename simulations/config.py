@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from simulations.actions import Event
+from simulations.chance import generator
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -14,12 +15,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     late: tuple[str, ...] = ()
     """Nodes that are not there at the start; a `Start` brings them in."""
     topology: str = "mesh"
-    """`mesh` (each calls all others), `chain`, `ring`, `star` (the first node is the hub), or `one way` (each
-    node calls those after it, and learns of the others only when it is called)."""
+    """`mesh` (each calls all others), `chain`, `ring`, `star` (the first node is the hub), `hubs 3` (so many
+    first nodes call everybody, the others call just these), `random 4` (each calls so many others, and these
+    call it; the names and their order decide), or `one way` (each node calls those after it, and learns of
+    the others only when it is called)."""
 
     seconds: float = 20.0
-    """How long clients work and things go wrong.  Then it is calm: everything is healed, and all must agree."""
-    operations: int = 40
+    """How long clients work and things go wrong.  Then it is calm: all is healed, and all must agree."""
+    operations: int = 30
     """What the clients do in that time, drawn from the seed; the story comes on top."""
     accounts: tuple[str, ...] = ("alice", "bob")
     clients: int = 4
@@ -58,7 +61,31 @@ def links(config: Config) -> dict[str, tuple[str, ...]]:
             }
         case "star":
             hub, *leaves = names
-            return {hub: tuple(leaves), **{leaf: (hub,) for leaf in leaves}}
+            return {hub: tuple(leaves), **dict.fromkeys(leaves, (hub,))}
         case "one way":
             return {name: tuple(names[i + 1 :]) for i, name in enumerate(names)}
+    kind, _, number = config.topology.partition(" ")
+    if kind in ("hubs", "random") and number.isdecimal() and int(number) > 0:
+        return _hubs(names, int(number)) if kind == "hubs" else _random(names, int(number))
     raise ValueError(f"there is no topology {config.topology!r}")
+
+
+def _hubs(names: tuple[str, ...], hubs: int) -> dict[str, tuple[str, ...]]:
+    first = names[:hubs]
+    return {name: tuple(n for n in (names if name in first else first) if n != name) for name in names}
+
+
+def _random(names: tuple[str, ...], peers: int) -> dict[str, tuple[str, ...]]:
+    """Rings through all nodes, each in a random order, and for an odd number of peers random pairs: all nodes
+    hang together, and where two lines coincide a node has a peer less."""
+    chance = generator(peers, "links", *names)
+    called: dict[str, set[str]] = {name: set() for name in names}
+    for turn in range(0, peers, 2):
+        order = list(names)
+        chance.shuffle(order)
+        step = 1 if turn + 1 < peers else 2
+        for one, other in zip(order[::step], (order[1:] + order[:1])[::step], strict=True):
+            if one != other:
+                called[one].add(other)
+                called[other].add(one)
+    return {name: tuple(n for n in names if n in called[name]) for name in names}

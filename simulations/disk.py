@@ -15,7 +15,6 @@ from crdtmail.store.interface import Snapshot, T, Table, Transaction
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Head, Tables
 
-
 DISK_FAILURES = ("I/O error", "disk full")
 
 
@@ -103,8 +102,8 @@ class Disk:
 
     def durable_clock(self) -> Clock:
         """What a crash would leave of the clock."""
-        if self.is_damaged:
-            return self.synced.clock  # as an operator would know it: the record may be the damaged one
+        if not self.lies_about_sync or self.is_damaged:
+            return self.synced.clock  # known without reading a record that may be damaged
         if self._durable_head is None:
             self._durable_head = self.durable().head()
         return self._durable_head.clock

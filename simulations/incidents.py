@@ -41,7 +41,7 @@ def apply(world: World, action: actions.AnyAction) -> None:
             _on_the_network(world, action)
         case actions.Stranger():
             _stranger(world, action)
-        case _ if hasattr(action, "client"):
+        case _ if isinstance(action, actions.ClientAction):
             _client_acts(world, action)
         case _:
             machine = world.machines.get(action.node)
@@ -96,6 +96,8 @@ def _client_acts(world: World, action: actions.ClientAction) -> None:
 def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> None:
     match action:
         case actions.Start():
+            if machine.life == 0:
+                world.reached["node joined late"] += 1
             machine.start()
         case actions.Crash(when="now"):
             if machine.is_up:
@@ -144,7 +146,7 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
                 and not world.machines[other].disk.is_damaged
             ):
                 machine.crash("mounts another's disk")
-                machine.replace_disk(f"a copy of {other}'s", world.machines[other].disk.image())
+                machine.replace_disk("another's", world.machines[other].disk.image())
 
 
 # The network --------------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ def _stranger(world: World, action: actions.Stranger) -> None:
 
 
 def _strange(world: World, machine: Machine, what: str) -> Request:
-    box = make_mailbox_id("alice", "Stranger", 0)
+    box = make_mailbox_id(world.config.accounts[0], "Stranger", 0)
     own = machine.replica.id
     match what:
         case "newer delta":
@@ -208,7 +210,7 @@ def _strange(world: World, machine: Machine, what: str) -> Request:
             delta[1] = VERSION + 1
             body = encode_push([with_checksum(bytes(delta[:-5]))])
         case "forged own delta":
-            seq = machine.gossip.head.clock[own] + 1
+            seq = machine.gossip.head.clock[own] + 1000  # far from any that it may make meanwhile
             body = encode_push([encode_delta(Delta(Dot(own, seq), "alice", (Create(MailboxId(box)),)))])
         case "broken directory":
             update = DirectoryUpdate(b"\x01\x02\x03", Clock())

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from itertools import takewhile
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.names import make_mailbox_id
 from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.names import make_mailbox_id
 from simulations.commands import Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
@@ -36,6 +36,8 @@ class Ledger:
 
     def __init__(self, accounts: Iterable[Account]) -> None:
         self._accounts = {account: _Seen() for account in accounts}
+        self.flags_followed = 0
+        """How often a flag was put after a message that had been moved elsewhere."""
         self.made: dict[ReplicaId, int] = {}
         """How many deltas of each replica were ever durable anywhere."""
 
@@ -104,6 +106,7 @@ class Ledger:
             if said is None:
                 continue
             expect(caused > 0, "a flag follows the message that was moved elsewhere", f"{note.dot}")
+            self.flags_followed += 1
             last = Dot(replica, self.made.get(replica, 0) + caused)
             account.changes.setdefault(last, []).append(said)
 

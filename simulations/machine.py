@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Call, Compute, Kind, Persist, PersistThenRead, Read, Reply, Steps, Wait
 from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError
-from crdtmail.gossip.codec import decode_answer, decode_push
+from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_DELTA, MAX_GROUP, MAX_WRITES_WAITING
@@ -26,7 +26,7 @@ from crdtmail.store.writer import Failed, run_group
 from crdtmail.views import living_mailboxes
 from simulations.chance import Draws, generator
 from simulations.disk import DISK_FAILURES, Disk, PowerCut
-from simulations.memo import decoded_delta, decoded_position
+from simulations.memo import decoded_answer, decoded_delta, decoded_position
 from simulations.network import Request
 from simulations.violation import expect
 from simulations.watched import WatchedReplica
@@ -187,7 +187,7 @@ class Machine:
     def replace_disk(self, what: str, image: Image) -> None:
         """An operator gives the node, which is down, another disk, and starts it."""
         self.world.record("fault", self.name, f"another disk: {what}")
-        self.world.reached[f"disk replaced: {what.split(chr(39))[0]}"] += 1
+        self.world.reached[f"disk replaced: {what}"] += 1
         self.world.checks.disk_gone(self, image)
         self.disk.swap(image)
         self._ids_before |= {self._id, self.disk.durable().replica()} - {None}
@@ -225,9 +225,10 @@ class Machine:
             self.replace_disk("damaged", {})
         self.world.after(1, self.start)
 
-    def mailbox_names(self, account: str) -> list[str]:
-        """The mailboxes that the account has here now."""
-        return sorted(its.name for its in living_mailboxes(self.disk.durable(), account).values())
+    def stale_mailboxes(self, account: str) -> list[str]:
+        """The account's mailboxes that cannot be shown here without new UIDs."""
+        living = living_mailboxes(self.disk.durable(), account)
+        return sorted(its.name for its in living.values() if its.record.stale)
 
     # Steps ----------------------------------------------------------------------------------------------
 
@@ -359,7 +360,7 @@ class Machine:
         self._is_writing = False
         if self._crashes("after persist"):
             return
-        self.gossip.head = self.disk.head()
+        self.gossip.head = self.disk.synced
         life = self.life
         self.progress()
         for write, outcome in zip(group, outcomes, strict=True):
@@ -442,6 +443,8 @@ class Machine:
 
         def answered(reply: Reply | PeerError) -> None:
             if isinstance(reply, Reply):
+                if reply.status == 409:
+                    world.reached["gap answered"] += 1
                 finish(reply, None)
             else:
                 finish(None, reply)
@@ -481,7 +484,7 @@ class Machine:
 
     def _check_answered(self, reply: Reply) -> None:
         if reply.status == 200:
-            answer = decode_answer(reply.body)
+            answer = decoded_answer(reply.body)
             self.world.checks.told_clock(self, answer.position.clock)
             self._check_deltas(answer.deltas)
             self.world.sent_deltas += len(answer.deltas)

@@ -1,6 +1,6 @@
 """Bugs that are put into the code on purpose, by name: the simulator is worth what it finds of them.
 
-Each is a mistake that somebody could make in the real code.  `planted` switches some on for the length of a run.
+Each is a mistake that somebody could make in the real code.  `planted` switches some on for a run.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from crdtmail import applying, replica, service
+from crdtmail import applying, service
 from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Delta
+from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import UNDELETED, Message
 from crdtmail.crdt.uid import Stripe
 from crdtmail.effects import Steps, wait
@@ -207,13 +208,13 @@ def _commit_before_the_clock() -> Replacements:
 
 
 def _mailbox_ids_do_not_merge() -> Replacements:
-    make = replica.Directory.new_id
+    make = Directory.new_id
 
     def new_id(self: Any, account: str, name: str) -> Any:
         own = bytes(make(self, account, name))
         return own[:-1] + bytes([self._doc.client_id & 0xFF])
 
-    yield replica.Directory, "new_id", new_id
+    yield Directory, "new_id", new_id
 
 
 PLANTED: dict[str, Callable[[], Replacements]] = {

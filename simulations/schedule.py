@@ -12,7 +12,7 @@ from simulations.workload import workload
 
 
 def schedule(seed: int, config: Config) -> list[Event]:
-    """What happens in the run of this seed, in the order of time: the story, what clients do, what goes wrong.
+    """What happens in the run of this seed, in order: the story, what clients do, what goes wrong.
 
     Each fault draws from a generator of its own, so switching one off leaves the others as they were.
     """
@@ -24,7 +24,7 @@ def schedule(seed: int, config: Config) -> list[Event]:
 
 
 def swarm(seed: int, config: Config) -> Config:
-    """The configuration with each fault off, on or high as the seed has it (swarm testing: Groce et al. 2012).
+    """The configuration with each fault off, on or high as the seed has it (Groce et al. 2012).
 
     Leaving most faults out of a run reaches states that all of them together would mask.
     """
@@ -36,4 +36,5 @@ def swarm(seed: int, config: Config) -> Config:
             faults[name] = "high" if drawn > 0.92 else "on"
     topology = chance.choice(("mesh", "mesh", "mesh", "chain", "star", "one way"))
     late = (config.nodes[-1],) if "join" in faults else ()
-    return msgspec.structs.replace(config, faults=faults, topology=topology, late=late)
+    accounts = config.accounts[: 1 if chance.random() < 0.7 else None]
+    return msgspec.structs.replace(config, faults=faults, topology=topology, late=late, accounts=accounts)

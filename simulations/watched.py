@@ -50,7 +50,7 @@ class Did(NamedTuple):
 
 
 class Commanded(NamedTuple):
-    """A client's command, given where the clock stood at `seen`; `dot` is that of the delta it made, if any."""
+    """A client's command, given where the clock stood at `seen`; `dot` names the delta it made, if any."""
 
     account: Account
     did: Did
@@ -77,11 +77,9 @@ class WatchedReplica(Replica):
         return outcome
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
-        before = tables.head().clock[self.id]
         super()._commit(tables, account, *operations)
-        made = tables.head().clock[self.id]
-        if made > before:
-            self.notes.append(Made(Dot(self.id, made), account))
+        if operations:
+            self.notes.append(Made(Dot(self.id, tables.head().clock[self.id]), account))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""

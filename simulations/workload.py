@@ -34,10 +34,12 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
             yield from mail.arrives(at)
             continue
         client = chance.choice(clients)
-        if drawn < 0.33:
+        if drawn < 0.3 and len(clients) > len(config.accounts):
+            yield from _duel(chance, config, at, client, accounts)
+        elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
             yield Event(at, actions.Look(client, _name(chance)))
-        elif drawn < 0.42:
+        elif drawn < 0.43:
             yield from _folders(chance, at, client)
         elif drawn < 0.48:
             yield from _listing(chance, at, client)
@@ -114,6 +116,26 @@ def _session(chance: random.Random, at: float, client: str) -> Iterator[Event]:
         yield Event(at, actions.Expunge(client, None))
     else:
         yield Event(at, actions.Follow(client))
+
+
+def _duel(
+    chance: random.Random, config: Config, at: float, client: str, accounts: dict[str, str]
+) -> Iterator[Event]:
+    """Two clients of one account, on two nodes, do the opposite to the same messages, almost at once."""
+    account = accounts[client]
+    rival = chance.choice([name for name in accounts if accounts[name] == account and name != client])
+    here, there = chance.sample(config.nodes, 2)
+    keyword, name, part = chance.choice(KEYWORDS), _name(chance), _part(chance)
+    for each, node, add in ((client, here, True), (rival, there, False)):
+        yield Event(at, actions.Connect(each, node, account))
+        yield Event(at, actions.Look(each, name))
+        turns = 1 + int(chance.random() * 3)
+        for turn in range(turns):
+            then = round(at + 0.1 + chance.random() * 0.3, 4)
+            adds, removes = ((keyword,), ()) if add == (turn % 2 == 0) else ((), (keyword,))
+            yield Event(then, actions.Mark(each, adds, removes, part))
+    if chance.random() < 0.3:
+        yield Event(at + 0.25, actions.Move(rival, chance.choice(NAMES), part))
 
 
 def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:

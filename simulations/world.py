@@ -1,4 +1,4 @@
-"""A run: events at their times, on simulated machines, until all is calm, quiet and equal, or a promise breaks.
+"""A run: events at their times, until all is calm, quiet and equal, or a promise breaks.
 
 One heap of (time, sequence) is the clock.  `run` is a pure function of the seed, the configuration and the
 events: it takes nothing from the real world.
@@ -22,11 +22,11 @@ from simulations.actions import Event
 from simulations.checks import Checks
 from simulations.clients import Client
 from simulations.config import Config, links
+from simulations.faults import weather
 from simulations.incidents import apply
 from simulations.machine import Machine
 from simulations.network import Network, Request
 from simulations.planted import planted
-from simulations.faults import weather
 from simulations.trace import Record, trace_hash
 from simulations.violation import Violation, expect
 
@@ -236,7 +236,8 @@ class World:
         start = self.now_us
         self._become_equal("all nodes come to have everything")
         self.figures["convergence_s"] = (self.now_us - start) / 1e6
-        for round in range(READ_ROUNDS):
+        for rounds in range(READ_ROUNDS):
+            self.figures["read_rounds"] = rounds
             before = self.members[0].disk.synced.clock
             for machine in self.members:
                 self._read_everything(machine)
@@ -246,7 +247,6 @@ class World:
             self.reached["renumbered after healing"] += 1
         else:
             raise Violation("renumbering comes to an end", f"it went on for {READ_ROUNDS} rounds")
-        self.figures["read_rounds"] = round
         self.checks.settled(self.members)
         self._watch_quiet()
 
@@ -259,12 +259,12 @@ class World:
     def _read_everything(self, machine: Machine) -> None:
         for account in self.config.accounts:
             reader = Client(f"last reader of {machine.name}", account, machine.name)
-            for name in machine.mailbox_names(account):
+            for name in machine.stale_mailboxes(account):
                 self.perform_for(machine, clients.look(machine, reader, name), None)
         self.run_until(self.now_us + 200_000)
 
     def _watch_quiet(self) -> None:
-        """Nothing but small exchanges goes between nodes that are equal, and no more of them than was said."""
+        """Nothing but small exchanges goes between nodes that are equal, and few of them."""
         members = self.members
         interval = self.config.interval_s
         # A call of stormy times may have yet to time out and to be tried again.
@@ -292,7 +292,7 @@ class World:
         self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
 
     def _all_know(self) -> bool:
-        """Whether every member knows of every one that it calls that it has everything, and nothing is said."""
+        """Whether each member knows of each that it calls that it has everything, and nothing is said."""
         return self.network.under_way == 0 and all(
             machine.serving == 0
             and session.known.includes(machine.gossip.head.clock)
@@ -331,6 +331,8 @@ def run(
     result.at_s = world.now_us / 1e6
     result.trace = world.trace
     result.reached = world.reached
+    if world.checks.ledger.flags_followed:
+        result.reached["flag followed a move"] += world.checks.ledger.flags_followed
     needed = sum(world.checks.received.values())
     if needed:
         result.figures["redundancy"] = world.sent_deltas / needed

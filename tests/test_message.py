@@ -58,8 +58,8 @@ class Replica:
     def do(
         self, kind: str, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset(), uid: int = 1
     ) -> None:
-        touched = None if kind in ("expunge", "renumber") else set().union(*expand(add, remove))
-        context = Clock.of(self.message.dots([] if kind != "keywords" else touched))
+        touched = set().union(*expand(add, remove)) if kind == "keywords" else set()
+        context = Clock.of(self.message.dots(touched))
         dot = Dot(self.id, self.clock[self.id] + 1)
         self.take(Operation(dot, kind, add, remove, uid, context))
 

@@ -188,9 +188,7 @@ def _operation(value: object) -> Operation:
 
 _READERS: list[Callable[..., Operation]] = [
     lambda mailbox: Create(_mailbox(mailbox)),
-    lambda mailbox, messages, context: Add(
-        _mailbox(mailbox), _messages(messages), clock_from_plain(context)
-    ),
+    lambda mailbox, messages, context: Add(_mailbox(mailbox), _messages(messages), clock_from_plain(context)),
     lambda source, target, messages, context: Move(
         *_two_mailboxes(source, target), _messages(messages), clock_from_plain(context)
     ),

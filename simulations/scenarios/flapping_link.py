@@ -8,6 +8,8 @@ CONFIG = Config(
     seconds=60,
     operations=80,
     story=tuple(
-        event for at in range(4, 60, 4) for event in (Event(at, Cut(("mx1",), ("mx2",))), Event(at + 2, Heal()))
+        event
+        for at in range(4, 60, 4)
+        for event in (Event(at, Cut(("mx1",), ("mx2",))), Event(at + 2, Heal()))
     ),
 )

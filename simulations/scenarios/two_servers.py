@@ -1,4 +1,4 @@
-"""The two servers of 2008: one sets \\Answered, the other \\Seen and not \\Flagged, while they are cut apart."""
+"""The two servers of 2008: cut apart, one sets \\Answered, the other \\Seen and not \\Flagged."""
 
 from simulations.actions import Connect, Cut, Deliver, Event, Heal, Look, Mark
 from simulations.config import Config

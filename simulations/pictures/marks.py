@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Outline
 
-from simulations.plot_style import ALARM, BAND_EDGE, BAND_PT, INK, QUIET, SMALL_PT, first_that_fits
+from simulations.pictures.style import ALARM, BAND_EDGE, BAND_PT, INK, QUIET, SMALL_PT, first_that_fits
 
 PUSH: Final = "#4477aa"
 EXCHANGE: Final = "#227755"

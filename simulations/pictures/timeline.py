@@ -1,7 +1,7 @@
 """One run as one picture: lanes and messages above, how far the nodes are apart below, a legend at the foot.
 
-This module lays the parts out; what they show is worked out in `plot_history`, how marks look is in
-`plot_marks`.
+This module lays the parts out; what they show is worked out in `history`, how marks look is in
+`marks`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MultipleLocator
 
-from simulations import plot_marks as marks
-from simulations.plot_history import History, read_history
-from simulations.plot_lanes import draw_lanes
-from simulations.plot_legend import LEGEND_ROW, choose_legend, draw_legend
-from simulations.plot_marks import Board
-from simulations.plot_panels import draw_panels
-from simulations.plot_plan import plan_lanes
-from simulations.plot_style import (
+from simulations.pictures import marks as marks
+from simulations.pictures.history import History, read_history
+from simulations.pictures.lanes import draw_lanes
+from simulations.pictures.legend import LEGEND_ROW, choose_legend, draw_legend
+from simulations.pictures.marks import Board
+from simulations.pictures.panels import draw_panels
+from simulations.pictures.plan import plan_lanes
+from simulations.pictures.style import (
     ALARM,
     EDGE,
     QUIET,
@@ -38,7 +38,7 @@ from simulations.plot_style import (
     write_files,
     write_text,
 )
-from simulations.plot_time import TimeAxis, round_for, time_axis
+from simulations.pictures.time import TimeAxis, round_for, time_axis
 from simulations.trace import Record
 
 _RIGHT: Final = 0.3

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from simulations.plot_history import History, bytes_per_round
-from simulations.plot_style import SERIES, SMALL_PT, say_bytes, say_number
-from simulations.plot_thinning import thin_steps
-from simulations.plot_time import say_duration
+from simulations.pictures.history import History, bytes_per_round
+from simulations.pictures.style import SERIES, SMALL_PT, say_bytes, say_number
+from simulations.pictures.thinning import thin_steps
+from simulations.pictures.time import say_duration
 
 
 def draw_panels(panels: Sequence[Axes], history: History, round_us: int, unit_us: int) -> None:

@@ -5,14 +5,14 @@ What `python -m simulations` imports, and only when pictures are asked for: matp
 
 from __future__ import annotations
 
-from simulations.plot_sweeps import (
+from simulations.pictures.sweeps import (
     convergence_against_loss,
     convergence_against_nodes,
     growth,
     redundancy_by_topology,
     renumberings_against_partition,
 )
-from simulations.plot_timeline import timeline
+from simulations.pictures.timeline import timeline
 
 __all__ = [
     "convergence_against_loss",

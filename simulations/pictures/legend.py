@@ -8,11 +8,11 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from simulations import plot_marks as marks
-from simulations.plot_history import History
-from simulations.plot_marks import Board, Flight
-from simulations.plot_plan import Plan
-from simulations.plot_style import EDGE, SMALL_PT, WIDTH, add_axes
+from simulations.pictures import marks as marks
+from simulations.pictures.history import History
+from simulations.pictures.marks import Board, Flight
+from simulations.pictures.plan import Plan
+from simulations.pictures.style import EDGE, SMALL_PT, WIDTH, add_axes
 
 LEGEND_ROW: Final = 0.2
 """The height of one line of it, in inches."""

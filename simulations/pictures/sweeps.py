@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from simulations.plot_sheet import Look, Sheet, draw_curve, looks_for, scale_x, scale_y, spread
-from simulations.plot_style import INK, QUIET, SMALL_PT, drawing, say_bytes, say_number, write_files
-from simulations.plot_time import say_duration
+from simulations.pictures.sheet import Look, Sheet, draw_curve, looks_for, scale_x, scale_y, spread
+from simulations.pictures.style import INK, QUIET, SMALL_PT, drawing, say_bytes, say_number, write_files
+from simulations.pictures.time import say_duration
 
 Row = Mapping[str, Any]
 

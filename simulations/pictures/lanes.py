@@ -11,8 +11,8 @@ from itertools import chain
 
 from matplotlib.axes import Axes
 
-from simulations import plot_marks as marks
-from simulations.plot_history import (
+from simulations.pictures import marks as marks
+from simulations.pictures.history import (
     Block,
     CutOff,
     History,
@@ -24,9 +24,9 @@ from simulations.plot_history import (
     name_peers,
     usual_flight_us,
 )
-from simulations.plot_marks import Board, Flight
-from simulations.plot_plan import ROW, Plan, state_words
-from simulations.plot_style import INK, QUIET, SMALL_PT, TEXT_PT, Placed, shorten
+from simulations.pictures.marks import Board, Flight
+from simulations.pictures.plan import ROW, Plan, state_words
+from simulations.pictures.style import INK, QUIET, SMALL_PT, TEXT_PT, Placed, shorten
 
 
 def draw_lanes(board: Board, history: History, plan: Plan) -> None:

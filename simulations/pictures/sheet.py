@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from simulations.plot_style import (
+from simulations.pictures.style import (
     EDGE,
     MARKERS,
     QUIET,

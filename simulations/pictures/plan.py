@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from simulations.plot_history import History, Lane, Message, Note, Span
-from simulations.plot_style import BAND_EDGE, BAND_PT, SMALL_PT, Placed, place_labels, shorten, text_width
-from simulations.plot_thinning import one_of_how_many, thin
+from simulations.pictures.history import History, Lane, Message, Note, Span
+from simulations.pictures.style import BAND_EDGE, BAND_PT, SMALL_PT, Placed, place_labels, shorten, text_width
+from simulations.pictures.thinning import one_of_how_many, thin
 
 ROW: Final = 0.18
 """Of a label above the lanes, in inches."""

@@ -1,0 +1,1 @@
+"""Pictures of runs and sweeps, for people.  Only here is matplotlib imported."""
