@@ -33,6 +33,10 @@ RECOUNT_EVERY = 40
 """Commits of a node.  Besides, one node is recounted at the end; in a strict run each, after every commit."""
 
 
+LIST_EVERY = 4
+"""Commits of a node after which somebody looks at the list of mailboxes, if one brought deltas of others."""
+
+
 @dataclass
 class _Readers:
     """What the readers of one mailbox on one replica were shown."""
@@ -75,11 +79,21 @@ class Checks:
         self._commits[machine.name] += 1
         if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
             self.recount(machine)
+        if received and (self._commits[machine.name] % LIST_EVERY == 0 or world.is_strict):
+            self._look_at_the_list(machine)
         world.changed(machine)
 
     def crashed(self, machine: Machine) -> None:
         """Everything that was answered is on the disk that is left."""
         self._expect_durable(machine, self._own(machine))
+
+    def _look_at_the_list(self, machine: Machine) -> None:
+        if not machine.disk.is_damaged:
+            tables = machine.disk.durable()
+            for account in self.world.config.accounts:
+                self._list(
+                    machine.name, account, machine.disk.synced.clock, living_mailboxes(tables, account)
+                )
 
     def recount(self, machine: Machine) -> None:
         """Counters, digests and indices are what the records say."""

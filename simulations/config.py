@@ -65,8 +65,10 @@ def links(config: Config) -> dict[str, tuple[str, ...]]:
         case "one way":
             return {name: tuple(names[i + 1 :]) for i, name in enumerate(names)}
     kind, _, number = config.topology.partition(" ")
-    if kind in ("hubs", "random") and number.isdecimal() and int(number) > 0:
-        return _hubs(names, int(number)) if kind == "hubs" else _random(names, int(number))
+    if kind == "hubs" and number.isdecimal() and int(number) > 0:
+        return _hubs(names, int(number))
+    if kind == "random" and number.isdecimal() and int(number) > 1:
+        return _random(names, int(number))
     raise ValueError(f"there is no topology {config.topology!r}")
 
 

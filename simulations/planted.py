@@ -12,11 +12,12 @@ from unittest.mock import patch
 
 from crdtmail import applying, service
 from crdtmail.crdt.clock import Clock
-from crdtmail.crdt.delta import Delta
+from crdtmail.crdt.delta import Add, Create, Delta
 from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import UNDELETED, Message
 from crdtmail.crdt.uid import Stripe
 from crdtmail.effects import Steps, wait
+from crdtmail.gossip import codec, conversation
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.peers import Peers
 from crdtmail.replica import Outcome, Replica
@@ -66,6 +67,21 @@ def _shown_mark_skipped() -> Replacements:
 
 def _causes_not_awaited() -> Replacements:
     yield Delta, "context", property(lambda self: Clock())
+
+
+def _addition_overtakes_its_mailbox() -> Replacements:
+    def context(self: Delta) -> Clock:
+        joined = Clock()
+        for operation in self.operations:
+            if not isinstance(operation, Create | Add):
+                joined = joined.join(operation.context)
+        return joined
+
+    yield Delta, "context", property(context)
+
+
+def _gossip_checksum_not_tested() -> Replacements:
+    yield codec, "without_checksum", lambda data: data[:-5]
 
 
 def _gap_not_noticed() -> Replacements:
@@ -173,12 +189,10 @@ def _half_a_delta_stays() -> Replacements:
 
 
 def _known_delta_applied_again() -> Replacements:
-    covers = Clock.covers
-
     def receive_again(self: Replica, txn: Any, delta: Delta, data: bytes) -> Outcome:
         tables = WritableTables(txn)
         head = tables.head()
-        if covers(head.clock, delta.dot) and delta.replica != self.id:
+        if head.clock.covers(delta.dot) and delta.replica != self.id:
             applying.apply(tables, head, delta, data, replica=self.id, now_ms=0)
             return Outcome.APPLIED
         return receive(self, txn, delta, data)
@@ -188,8 +202,6 @@ def _known_delta_applied_again() -> Replacements:
 
 
 def _exchange_brings_nothing() -> Replacements:
-    from crdtmail.gossip import conversation
-
     batch = conversation._batch
     yield conversation, "_batch", lambda tables, after, only=None: batch(tables, after, only) if only else []
 
@@ -224,6 +236,8 @@ PLANTED: dict[str, Callable[[], Replacements]] = {
         _replica_id_reused,
         _shown_mark_skipped,
         _causes_not_awaited,
+        _addition_overtakes_its_mailbox,
+        _gossip_checksum_not_tested,
         _gap_not_noticed,
         _expunge_takes_the_unseen,
         _counter_not_decremented,

@@ -268,7 +268,7 @@ class World:
         members = self.members
         interval = self.config.interval_s
         # A call of stormy times may have yet to time out and to be tried again.
-        limit_s = GOSSIP_TIMEOUT_S + self.config.last_retry_s + 1
+        limit_s = 2 * (GOSSIP_TIMEOUT_S + self.config.last_retry_s) + 1  # on a clock at half its pace
         if not self._all_know() and not self.run_until(self.now_us + int(limit_s * 1e6), self._all_know):
             raise Violation(
                 "deltas stop flowing", f"somebody still wants to send something after {limit_s:.0f} s"

@@ -1,0 +1,146 @@
+"""A cluster to measure: the simulated world with nothing going wrong but what the measurement asks for.
+
+It counts what is said, and can follow one delta on its way.  All promises are kept an eye on as in any run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from crdtmail.crdt.clock import Dot
+from crdtmail.effects import Kind, Reply
+from crdtmail.errors import PeerError
+from simulations.actions import Deliver
+from simulations.chance import generator
+from simulations.config import Config
+from simulations.incidents import apply
+from simulations.machine import Machine
+from simulations.network import Request
+from simulations.violation import Violation
+from simulations.world import World
+
+ACCOUNT = "alice"
+_POLL_US = 20_000
+
+
+@dataclass
+class Path:
+    """The way of one delta: how many times it was sent, and over how many links each node first got it."""
+
+    delta: bytes
+    hops: dict[str, int]
+    copies: int = 0
+
+
+@dataclass
+class Said:
+    """What was said since the counting began."""
+
+    requests: Counter[Kind] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    """By the node that sent them, requests and answers alike."""
+
+
+class Cluster(World):
+    """So many nodes, called mx1 and so on, that know each other; each calls whom the topology says."""
+
+    def __init__(
+        self, seed: int, nodes: int, topology: str, *, interval_s: float = 5.0, grace_s: float = 0.5
+    ) -> None:
+        names = [f"mx{number}" for number in range(1, nodes + 1)]
+        # Who stands where decides over the links, so that they differ from seed to seed.
+        generator(seed, "places").shuffle(names)
+        config = Config(
+            nodes=tuple(names),
+            topology=topology,
+            accounts=(ACCOUNT,),
+            interval_s=interval_s,
+            grace_s=grace_s,
+        )
+        super().__init__(seed, config, records=False, strict=False)
+        self.chance = generator(seed, "measurement")
+        self.said = Said()
+        self.path: Path | None = None
+        self._delivered = 0
+        for machine in self.machines.values():
+            machine.start()
+        self.until(self.is_quiet, 600.0)
+
+    # Time -----------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        self.run_until(self.now_us + int(seconds * 1e6))
+
+    def until(self, condition: Callable[[], bool], limit_s: float) -> float:
+        """Let time pass until it is so, to some milliseconds; the seconds that it took."""
+        start = self.now_us
+        while not condition():
+            if self.now_us - start > limit_s * 1e6:
+                raise Violation("a sweep comes to an end", f"not within {limit_s:.0f} s: {condition}")
+            self.run_until(self.now_us + _POLL_US)
+        return (self.now_us - start) / 1e6
+
+    def until_equal(self, limit_s: float) -> float:
+        """Let time pass until all nodes hold the same, to the microsecond; the seconds since the last write
+        was answered."""
+        if not self.are_equal() and not self.run_until(self.now_us + int(limit_s * 1e6), self.are_equal):
+            raise Violation("all nodes come to have everything", f"not within {limit_s:.0f} s")
+        return (self.now_us - self.last_write_us) / 1e6
+
+    def is_quiet(self) -> bool:
+        """Nothing is under way, and every node knows of each that it calls that it has everything."""
+        return self.network.under_way == 0 and all(
+            machine.is_up
+            and machine.serving == 0
+            and session.known.includes(machine.gossip.head.clock)
+            and session.peer is not None
+            for machine in self.machines.values()
+            for session in machine.gossip.peers.sessions.values()
+        )
+
+    # Writing --------------------------------------------------------------------------------------------
+
+    def deliver(self, node: str, mailbox: str) -> None:
+        """New mail at a node.  It is answered a little later."""
+        self._delivered += 1
+        apply(self, Deliver(node, (f"m{self._delivered}",), mailbox, account=ACCOUNT))
+
+    def deliver_and_follow(self, node: str, mailbox: str) -> Path:
+        """New mail at a node, answered; its delta is followed from now on."""
+        before = self.last_write_us
+        self.deliver(node, mailbox)
+        self.run_until(self.now_us + 10_000_000, lambda: self.last_write_us != before)
+        replica, tables = self.machines[node].replica, self.machines[node].disk.durable()
+        lsn = tables.lsn_of(Dot(replica.id, tables.head().clock[replica.id]))
+        entry = None if lsn is None else tables.log_entry(lsn)
+        assert entry is not None, "an answered write is in the log"
+        self.path = Path(entry.delta, {node: 0})
+        return self.path
+
+    # What is said ---------------------------------------------------------------------------------------
+
+    def count_anew(self) -> Said:
+        """Begin to count again."""
+        self.said = Said()
+        return self.said
+
+    def carry(
+        self, source: Machine, target: str, request: Request, answered: Callable[[Reply | PeerError], None]
+    ) -> None:
+        self.said.requests[request.kind] += 1
+        self._sent(source.name, target, request.body)
+
+        def heard(reply: Reply | PeerError) -> None:
+            if isinstance(reply, Reply):
+                self._sent(target, source.name, reply.body)
+            answered(reply)
+
+        super().carry(source, target, request, heard)
+
+    def _sent(self, source: str, target: str, body: bytes) -> None:
+        self.said.bytes[source] += len(body)
+        if self.path is not None and self.path.delta in body:
+            self.path.copies += 1
+            self.path.hops.setdefault(target, self.path.hops[source] + 1)
