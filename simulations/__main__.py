@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
     if result.violation is None:
         return 0
     failure = _failure(options.scenario, result, config, events)
-    file = FAILURES / f"{options.scenario}-{options.seed}.json"
+    file = FAILURES / f"{Path(options.scenario).stem}-{options.seed}.json"
     failure.save(file)
     out.print(f"Saved as {file}.  Smaller: python -m simulations shrink {file}", markup=False)
     return 1
@@ -116,7 +116,7 @@ def _conclude(tally: Tally, many: int, runs: int, seconds: float) -> int:
         shown.add_row(name, f"{times:,}")
     out.print(shown)
     for failure in tally.failures[:10]:
-        file = FAILURES / f"{failure.scenario}-{failure.seed}.json"
+        file = FAILURES / f"{Path(failure.scenario).stem}-{failure.seed}.json"
         failure.save(file)
         out.print(f"seed {failure.seed}: {failure.violation}", markup=False)
         out.print(f"  again: python -m simulations replay {file}; smaller: ... shrink {file}", markup=False)

@@ -189,10 +189,12 @@ class World:
     def perform_for(self, machine: Machine, steps: Any, client: Client | None) -> None:
         """Have a client's request performed.  If the node dies, the client never hears of it."""
         life = machine.life
+        machine.serving += 1
         if client is not None:
             client.is_busy = True
 
         def done(_: Any, error: Exception | None) -> None:
+            machine.serving -= 1
             if client is not None:
                 client.is_busy = False
             if error is None:

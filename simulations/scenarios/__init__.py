@@ -6,9 +6,14 @@ A file defines `CONFIG`, or `configure(seed)` where the configuration itself dep
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
 
 from simulations.config import Config
 
@@ -29,14 +34,32 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Scenario:
-    """The scenario of that name.  Raises ValueError if there is none, or if its file defines none."""
-    if name not in names():
+    """The scenario of that name, or in the file of that path (`mine.py`).
+
+    Raises ValueError if there is none, or if its file defines none.
+    """
+    if name.endswith(".py"):
+        module = _from_file(Path(name))
+    elif name in names():
+        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    else:
         raise ValueError(f"there is no scenario {name!r}; there are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     summary = (module.__doc__ or "").strip().split("\n")[0]
     if hasattr(module, "configure"):
-        return Scenario(name, summary, module.configure)
+        return Scenario(Path(name).stem, summary, module.configure)
     if not isinstance(getattr(module, "CONFIG", None), Config):
         raise ValueError(f"{module.__file__} defines no CONFIG")
     config: Config = module.CONFIG
-    return Scenario(name, summary, lambda seed: config)
+    return Scenario(Path(name).stem, summary, lambda seed: config)
+
+
+def _from_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ValueError(f"there is no scenario file {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, TypeError, AttributeError, msgspec.MsgspecError) as error:
+        raise ValueError(f"{path} is no scenario: {error}") from error
+    return module

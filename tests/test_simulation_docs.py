@@ -1,0 +1,40 @@
+"""`docs/simulations.md` says what the simulator does: its examples run, and nothing is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simulations import actions, scenarios, world
+from simulations.config import Config
+from simulations.faults import FAULTS
+from simulations.schedule import schedule
+from tests.test_docs import blocks, read
+
+
+def test_the_scenario_of_the_document_runs_and_keeps_every_promise(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("simulations.md") if block.info == "scenario"]
+    file = tmp_path / "vienna_graz.py"
+    file.write_text(block.text)
+    config = scenarios.load(str(file)).configure(1)
+    assert len(config.story) == 4
+    assert world.run(1, config, schedule(1, config)).violation is None
+
+
+def test_the_story_of_the_document_does_what_its_comments_say() -> None:
+    (block,) = [block for block in blocks("simulations.md") if block.info == "story"]
+    events = eval(f"[{block.text}]", {**vars(actions)})
+    config = Config(nodes=("vienna1", "graz"), operations=0)
+    result = world.run(1, config, events)
+    assert result.violation is None
+    told = [record.details[0] for record in result.trace if record.kind == "answer"]
+    assert told == ["created INBOX", "delivered", "Mark", "Expunge"]
+
+
+def test_every_action_fault_and_setting_of_a_scenario_is_documented() -> None:
+    text = read("simulations.md")
+    for action in actions.AnyAction.__args__:
+        assert f"`{action.__name__}`" in text, action
+    for name in FAULTS:
+        assert f"`{name}`" in text, name
+    for field in Config.__struct_fields__:
+        assert f"`{field}`" in text or field == "planted", field
