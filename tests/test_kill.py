@@ -11,8 +11,8 @@ from typing import Any
 from crdtmail import LmdbStore, Tables, living_mailboxes, messages
 from crdtmail.client import Client, Unreachable
 from crdtmail.verify import verify
-from tests.nodes import PATIENCE_S, NodeProcess, node_process
 from simulations.recount import recount
+from tests.nodes import PATIENCE_S, NodeProcess, node_process
 
 ROUNDS = 50 if os.environ.get("CRDTMAIL_LONG") else 8
 WRITERS = 6

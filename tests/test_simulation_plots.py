@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from simulations import plot
-from simulations.plot_history import (
+from simulations.pictures import plot
+from simulations.pictures.history import (
     Block,
     CutOff,
     Message,
@@ -25,11 +25,11 @@ from simulations.plot_history import (
     read_history,
     spans,
 )
-from simulations.plot_plan import choose_messages, shape_for
-from simulations.plot_sheet import spread, with_room
-from simulations.plot_style import drawing, place_labels, say_bytes, say_number, text_width, wrap
-from simulations.plot_thinning import one_of_how_many, thin, thin_steps
-from simulations.plot_time import round_for, say_duration, time_axis
+from simulations.pictures.plan import choose_messages, shape_for
+from simulations.pictures.sheet import spread, with_room
+from simulations.pictures.style import drawing, place_labels, say_bytes, say_number, text_width, wrap
+from simulations.pictures.thinning import one_of_how_many, thin, thin_steps
+from simulations.pictures.time import round_for, say_duration, time_axis
 from simulations.trace import Record
 
 S = 1_000_000

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from crdtmail.crdt.clock import Dot
 from crdtmail.effects import Kind, Reply
 from crdtmail.errors import PeerError
@@ -23,6 +25,13 @@ from simulations.world import World
 
 ACCOUNT = "alice"
 _POLL_US = 20_000
+
+
+def config_of(seed: int, nodes: int, topology: str) -> Config:
+    """So many nodes, called mx1 and so on; where each stands is chance, and with it the links."""
+    names = [f"mx{number}" for number in range(1, nodes + 1)]
+    generator(seed, "places").shuffle(names)
+    return Config(nodes=tuple(names), topology=topology, accounts=(ACCOUNT,))
 
 
 @dataclass
@@ -44,20 +53,13 @@ class Said:
 
 
 class Cluster(World):
-    """So many nodes, called mx1 and so on, that know each other; each calls whom the topology says."""
+    """Nodes that know each other and have nothing to say.  What is delivered goes to one account."""
 
     def __init__(
         self, seed: int, nodes: int, topology: str, *, interval_s: float = 5.0, grace_s: float = 0.5
     ) -> None:
-        names = [f"mx{number}" for number in range(1, nodes + 1)]
-        # Who stands where decides over the links, so that they differ from seed to seed.
-        generator(seed, "places").shuffle(names)
-        config = Config(
-            nodes=tuple(names),
-            topology=topology,
-            accounts=(ACCOUNT,),
-            interval_s=interval_s,
-            grace_s=grace_s,
+        config = msgspec.structs.replace(
+            config_of(seed, nodes, topology), interval_s=interval_s, grace_s=grace_s
         )
         super().__init__(seed, config, records=False, strict=False)
         self.chance = generator(seed, "measurement")
