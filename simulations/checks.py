@@ -33,8 +33,8 @@ RECOUNT_EVERY = 40
 """Commits of a node.  Besides, one node is recounted at the end; in a strict run each, after every commit."""
 
 
-LIST_EVERY = 4
-"""Commits of a node after which somebody looks at the list of mailboxes, if one brought deltas of others."""
+LOOK_EVERY = 6
+"""Commits of a node after which all its mailboxes are looked at, if it has just received something."""
 
 
 @dataclass
@@ -79,21 +79,25 @@ class Checks:
         self._commits[machine.name] += 1
         if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
             self.recount(machine)
-        if received and (self._commits[machine.name] % LIST_EVERY == 0 or world.is_strict):
-            self._look_at_the_list(machine)
+        if received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict):
+            self._look_at_everything(machine)
         world.changed(machine)
 
     def crashed(self, machine: Machine) -> None:
         """Everything that was answered is on the disk that is left."""
         self._expect_durable(machine, self._own(machine))
 
-    def _look_at_the_list(self, machine: Machine) -> None:
-        if not machine.disk.is_damaged:
-            tables = machine.disk.durable()
-            for account in self.world.config.accounts:
-                self._list(
-                    machine.name, account, machine.disk.synced.clock, living_mailboxes(tables, account)
-                )
+    def _look_at_everything(self, machine: Machine) -> None:
+        """Whether a node shows what it ought to with what it has, whatever it lacks; nobody is shown a UID."""
+        if machine.disk.is_damaged:
+            return
+        tables, clock = machine.disk.durable(), machine.disk.synced.clock
+        for account in self.world.config.accounts:
+            listed = living_mailboxes(tables, account)
+            self._list(machine.name, account, clock, listed)
+            for id, its in listed.items():
+                found = messages(tables, its.record, limit=EVERYTHING)
+                self._content(machine.name, account, id, clock, found)
 
     def recount(self, machine: Machine) -> None:
         """Counters, digests and indices are what the records say."""
@@ -156,6 +160,7 @@ class Checks:
         """This node has had a conversation with a peer."""
         session = machine.gossip.peers.sessions[address]
         expect(not session.diverged, "no sound node is called damaged", f"{machine.name}: {address}")
+        expect(not machine.replica.lost_writes, "no sound node takes its writes for lost", machine.name)
 
     def disk_gone(self, machine: Machine, image: Image) -> None:
         """This node's disk is about to be replaced; what is on no other one is lost with it."""

@@ -22,6 +22,7 @@ from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.peers import Peers
 from crdtmail.replica import Outcome, Replica
 from crdtmail.store import interface, memory_store
+from crdtmail.store.interface import Table
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import Tables, WritableTables
 from simulations.disk import Disk
@@ -208,13 +209,12 @@ def _exchange_brings_nothing() -> Replacements:
 
 def _commit_before_the_clock() -> Replacements:
     """The state is written in one commit and the clock in another, so a crash comes between them."""
-    crash = MemoryStore.lose_unsynced
 
     def torn(self: MemoryStore, keep: int = 0) -> None:
-        for changes in self._unsynced:
-            for rows in changes.values():
-                rows.pop(b"head", None)
-        crash(self, len(self._unsynced) if self._unsynced else keep)
+        for replaced in reversed(self._unsynced):
+            head = replaced.get(Table.META, {}).get(b"head")
+            self._apply({Table.META: {b"head": head}} if head else {})
+        self._unsynced.clear()
 
     yield MemoryStore, "lose_unsynced", torn
 

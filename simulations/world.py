@@ -18,7 +18,7 @@ from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError
 from crdtmail.limits import GOSSIP_TIMEOUT_S
 from simulations import clients
-from simulations.actions import Event
+from simulations.actions import Deliver, Event
 from simulations.checks import Checks
 from simulations.clients import Client
 from simulations.config import Config, links
@@ -238,6 +238,7 @@ class World:
         start = self.now_us
         self._become_equal("all nodes come to have everything")
         self.figures["convergence_s"] = (self.now_us - start) / 1e6
+        self._everybody_writes()
         for rounds in range(READ_ROUNDS):
             self.figures["read_rounds"] = rounds
             before = self.members[0].disk.synced.clock
@@ -257,6 +258,25 @@ class World:
         if not self.are_equal() and not self.run_until(limit, self.are_equal):
             heads = {m.name: m.disk.synced.clock for m in self.members}
             raise Violation(promise, f"not within {CALM_LIMIT_S:.0f} s: {heads}")
+
+    def _everybody_writes(self) -> None:
+        """Whatever happened to a node, it takes mail again, and the others get it."""
+        account, lacking = self.config.accounts[0], {machine.name for machine in self.members}
+
+        def done(machine: Machine, error: Exception | None) -> None:
+            if error is not None:
+                raise Violation("every node takes mail again", f"{machine.name}: {error}")
+            lacking.discard(machine.name)
+
+        for machine in self.members:
+            new = Deliver(machine.name, (f"last of {machine.name}",), account=account)
+            machine.perform(
+                clients.deliver(machine, new), lambda _, error, machine=machine: done(machine, error)
+            )
+        limit = self.now_us + int(CALM_LIMIT_S * 1e6)
+        if not self.run_until(limit, lambda: not lacking):
+            raise Violation("every node takes mail again", f"{sorted(lacking)} did not answer")
+        self._become_equal("all nodes get the last mail")
 
     def _read_everything(self, machine: Machine) -> None:
         for account in self.config.accounts:

@@ -1,7 +1,7 @@
 """A store in memory that can lose what was not synced, for simulations and tests.
 
-Same contract as the LMDB store.  Opened with `sync_on_commit=False` it keeps the durable tables apart
-from the live ones, so that a simulation decides when the disk has the data and what a crash takes away.
+Same contract as the LMDB store.  Opened with `sync_on_commit=False` it remembers what each commit replaced
+until it is synced, so that a simulation decides when the disk has the data and what a crash takes away.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class MemoryStore:
     def __init__(self, *, sync_on_commit: bool = True, place: bytes = b"memory") -> None:
         self.place = place
         self._live: _Tables = {table: SortedDict() for table in Table}
-        self._durable: _Tables = self._live if sync_on_commit else {table: SortedDict() for table in Table}
         self._unsynced: list[_Overlay] = []
+        """For each commit that is not durable yet, what it replaced."""
         self._sync_on_commit = sync_on_commit
         self._shared = 0  # snapshots that look at the live tables
 
@@ -42,38 +42,44 @@ class MemoryStore:
     def transact(self, work: Callable[[Transaction], T]) -> T:
         transaction = _View(self._live, None)
         result = work(transaction)
-        changes = transaction.overlay
-        self._apply(self._live, changes, copy=self._shared > 0)
+        replaced = self._apply(transaction.overlay)
         if not self._sync_on_commit:
-            self._unsynced.append(changes)
+            self._unsynced.append(replaced)
         return result
 
     def sync(self) -> None:
         """Make durable all that was committed."""
-        for changes in self._unsynced:
-            self._apply(self._durable, changes, copy=False)
         self._unsynced.clear()
 
     def lose_unsynced(self, keep: int = 0) -> None:
         """Crash: back to the durable state, of the unsynced commits only the first `keep` survive."""
-        for changes in self._unsynced[:keep]:
-            self._apply(self._durable, changes, copy=False)
+        for replaced in reversed(self._unsynced[keep:]):
+            self._apply(replaced)
         self._unsynced.clear()
-        if not self._sync_on_commit:
-            self._live = {table: SortedDict(rows) for table, rows in self._durable.items()}
 
     def durable(self) -> Snapshot:
         """What a crash would leave now, for reading before anything else is written."""
-        return _View(self._durable, None)
+        view = _View(self._live, None)
+        for replaced in reversed(self._unsynced):
+            for table, rows in replaced.items():
+                view.overlay.setdefault(table, {}).update(rows)
+        return view
 
     def image(self) -> Image:
-        """A copy of what is durable."""
-        return {table: dict(rows) for table, rows in self._durable.items()}
+        """A copy of what is durable; the records as they lie there, damaged or not."""
+        image = {table: dict(rows) for table, rows in self._live.items()}
+        for replaced in reversed(self._unsynced):
+            for table, rows in replaced.items():
+                for key, record in rows.items():
+                    if record is None:
+                        image[table].pop(key, None)
+                    else:
+                        image[table][key] = record
+        return image
 
     def load(self, image: Image) -> None:
         """Put an image, or an empty one, in the place of everything."""
-        for tables in (self._live, self._durable):
-            tables.update({table: SortedDict(image.get(table, {})) for table in Table})
+        self._live = {table: SortedDict(image.get(table, {})) for table in Table}
         self._unsynced.clear()
 
     def size(self) -> dict[Table, int]:
@@ -81,24 +87,26 @@ class MemoryStore:
 
     def damage(self, table: Table, key: bytes) -> None:
         """Flip one bit of a record, as a failing disk would."""
-        record = self._durable[table][key]
-        for tables in (self._live, self._durable):
-            tables[table][key] = record[:-1] + bytes([record[-1] ^ 1])
+        record = self._live[table][key]
+        self._live[table][key] = record[:-1] + bytes([record[-1] ^ 1])
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    @staticmethod
-    def _apply(tables: _Tables, changes: _Overlay, *, copy: bool) -> None:
+    def _apply(self, changes: _Overlay) -> _Overlay:
+        """Make the changes; what they replaced, in the same form."""
+        replaced: _Overlay = {}
         for table, rows in changes.items():
-            if copy:
-                tables[table] = SortedDict(tables[table])
-            target = tables[table]
+            if self._shared:
+                self._live[table] = SortedDict(self._live[table])
+            target = self._live[table]
+            replaced[table] = {key: target.get(key) for key in rows}
             for key, record in rows.items():
                 if record is None:
                     target.pop(key, None)
                 else:
                     target[key] = record
+        return replaced
 
 
 class _View:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from crdtmail.crdt.clock import Dot
-from crdtmail.effects import Kind, Reply
+from crdtmail.effects import Kind, Reply, Steps
 from crdtmail.errors import PeerError
+from simulations import clients
 from simulations.actions import Deliver
 from simulations.chance import generator
 from simulations.config import Config
-from simulations.incidents import apply
 from simulations.machine import Machine
 from simulations.network import Request
 from simulations.violation import Violation
@@ -65,7 +65,9 @@ class Cluster(World):
         self.chance = generator(seed, "measurement")
         self.said = Said()
         self.path: Path | None = None
-        self._delivered = 0
+        self.delivered = 0
+        """Messages, in all."""
+        self._unanswered = 0
         for machine in self.machines.values():
             machine.start()
         self.until(self.is_quiet, 600.0)
@@ -106,14 +108,35 @@ class Cluster(World):
 
     def deliver(self, node: str, mailbox: str) -> None:
         """New mail at a node.  It is answered a little later."""
-        self._delivered += 1
-        apply(self, Deliver(node, (f"m{self._delivered}",), mailbox, account=ACCOUNT))
+        self.delivered += 1
+        action = Deliver(node, (f"m{self.delivered}",), mailbox, account=ACCOUNT)
+
+        def steps() -> Steps[None]:
+            yield from clients.deliver(machine, action)
+            self._unanswered -= 1
+
+        machine = self.machines[node]
+        self._unanswered += 1
+        self.perform_for(machine, steps(), None)
+
+    def deliver_often(self, per_s: float, seconds: float) -> None:
+        """New mail at random times at random nodes, for so long; all of it is answered."""
+        start_us, chance = self.now_us, self.chance
+        for at in sorted(chance.uniform(0, seconds) for _ in range(round(per_s * seconds))):
+            self.run_until(start_us + int(at * 1e6))
+            node = chance.choice(self.config.nodes)
+            self.deliver(node, f"box of {node}")
+        self.until_answered()
+
+    def until_answered(self) -> None:
+        """Let time pass until all that was delivered is answered, and no longer."""
+        if self._unanswered:
+            self.run_until(self.now_us + 10_000_000, lambda: self._unanswered == 0)
 
     def deliver_and_follow(self, node: str, mailbox: str) -> Path:
         """New mail at a node, answered; its delta is followed from now on."""
-        before = self.last_write_us
         self.deliver(node, mailbox)
-        self.run_until(self.now_us + 10_000_000, lambda: self.last_write_us != before)
+        self.until_answered()
         replica, tables = self.machines[node].replica, self.machines[node].disk.durable()
         lsn = tables.lsn_of(Dot(replica.id, tables.head().clock[replica.id]))
         entry = None if lsn is None else tables.log_entry(lsn)

@@ -103,7 +103,7 @@ def _measured(point: Point) -> Row:
     # Every node is the origin of something, so that the clocks are as long as they get.
     for node in cluster.config.nodes:
         cluster.deliver(node, f"box of {node}")
-    cluster.run(5.0)
+    cluster.until_answered()
     cluster.until_equal(_LIMIT_S)
     cluster.until(cluster.is_quiet, _LIMIT_S)
     called = links(cluster.config)

@@ -1,0 +1,53 @@
+"""The sweeps by name, and how one is run: point by point on an executor, the rows in the order of the points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from pathlib import Path
+
+from simulations.sweeps import convergence, mailboxes, redundancy, renumberings, scaling, sizes
+from simulations.sweeps.point import Point, Row, Sweep
+
+SWEEPS: dict[str, Sweep] = {
+    "convergence": convergence.SWEEP,
+    "redundancy": redundancy.SWEEP,
+    "renumberings": renumberings.SWEEP,
+    "scaling": scaling.SWEEP,
+    "sizes": sizes.SWEEP,
+    "mailboxes": mailboxes.SWEEP,
+}
+
+
+def measure_point(name: str, point: Point) -> list[Row]:
+    """The rows of one point, as a worker measures them."""
+    return SWEEPS[name].measure(point)
+
+
+def measure(
+    executor: Executor, name: str, points: Sequence[Point], progress: Callable[[int], None] = lambda _: None
+) -> list[Row]:
+    """The rows of all points, in their order; `progress` is told how many points are done."""
+    futures: dict[int, Future[list[Row]]] = {}
+    try:
+        # The last points are the largest: begun first, they are not what is left when all others are done.
+        for place in reversed(range(len(points))):
+            futures[place] = executor.submit(measure_point, name, points[place])
+        for done, future in enumerate(as_completed(futures.values()), 1):
+            future.result()
+            progress(done)
+        return [row for place in range(len(points)) for row in futures[place].result()]
+    finally:
+        for future in futures.values():
+            future.cancel()
+
+
+def draw(name: str, rows: Sequence[Row], file: Path) -> list[Path]:
+    """Pictures of the rows; the files that were written.  Raises ValueError where there is nothing to draw with."""
+    sweep = SWEEPS[name]
+    if sweep.draw is None:
+        raise ValueError(f"the sweep {name!r} is a table, there is no picture of it")
+    try:
+        return sweep.draw(rows, file)
+    except ImportError as error:
+        raise ValueError("pictures need matplotlib: pip install 'crdtmail[pictures]'") from error
