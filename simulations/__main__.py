@@ -181,15 +181,15 @@ def _sweep(options: argparse.Namespace) -> int:
 
     if options.name not in SWEEPS:
         raise ValueError(f"there is no sweep {options.name!r}; there are {', '.join(SWEEPS)}")
-    with workers(options.jobs, options.dask) as (executor, many), _bar() as bar:
+    with workers(options.jobs, options.dask) as (executor, _), _bar() as bar:
         points = list(SWEEPS[options.name].points(options.quick))
         task = bar.add_task(options.name, total=len(points), rate="", failed="")
-        rows = measure(executor, many, options.name, points, lambda done: bar.update(task, completed=done))
+        rows = measure(executor, options.name, points, lambda done: bar.update(task, completed=done))
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
     shown = table(*(f">{name}" for name in rows[0]), title=SWEEPS[options.name].what)
     for row in rows:
-        shown.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        shown.add_row(*map(_cell, row.values()))
     out.print(shown)
     if options.to:
         for file in draw(options.name, rows, options.to):
@@ -198,6 +198,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 # What they have in common ---------------------------------------------------------------------------------
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 def _configured(options: argparse.Namespace) -> Config:
@@ -331,7 +337,9 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     sweep = command(
-        "sweep", _sweep, "measure many runs against a parameter: convergence, redundancy, scaling, uids"
+        "sweep",
+        _sweep,
+        "measure against a parameter: convergence, redundancy, renumberings, scaling, sizes, mailboxes",
     )
     sweep.add_argument("name", metavar="SWEEP")
     sweep.add_argument("--quick", action="store_true", help="few and small points: shows that it runs")

@@ -7,7 +7,7 @@ was shown.  What clients ought to see is the reference's to say (`ledger`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,7 @@ class Checks:
         self._expect_durable(machine, self._own(machine))
 
     def _look_at_everything(self, machine: Machine) -> None:
-        """Whether a node shows what it ought to with what it has, whatever it lacks; nobody is shown a UID."""
+        """Whether a node holds what it ought to with what it has seen; nobody is shown a UID."""
         if machine.disk.is_damaged:
             return
         tables, clock = machine.disk.durable(), machine.disk.synced.clock
@@ -231,7 +231,7 @@ class Checks:
         expect(
             list(copy.values()) == looked.messages,
             "changes lead from one state to the next",
-            f"{machine.name}, {account}: {list(copy.values())} instead of {looked.messages}",
+            f"{machine.name}, {account}: {_said(copy.values())} instead of {_said(looked.messages)}",
         )
         self.world.reached["changes followed"] += 1
 
@@ -314,7 +314,9 @@ class Checks:
         last, _ = self.ledger.register(account, key, clock)
         if last:
             expect(
-                shown in last, "a property is what was set last", f"{where}: {key} is {shown!r}, not {last}"
+                shown in last,
+                "a property is what was set last",
+                f"{where}: {key} is {shown!r}, not {sorted(last)}",
             )
 
     # When all is quiet ----------------------------------------------------------------------------------
@@ -382,6 +384,10 @@ def _clock_of(image: Image) -> Clock:
     store.load(image)
     with store.snapshot() as snapshot:
         return Tables(snapshot).head().clock
+
+
+def _said(found: Iterable[MessageView]) -> list[str]:
+    return [f"{message.uid}: {message.id} {sorted(message.keywords)}" for message in found]
 
 
 def _difference(wanted: Mapping[str, frozenset[str]], shown: Mapping[str, frozenset[str]]) -> str:

@@ -43,6 +43,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     planted: tuple[str, ...] = ()
     """Bugs that are switched on, by name (`simulations/planted.py`): the simulator must find them."""
 
+    def __post_init__(self) -> None:
+        if len(self.nodes) < 2:
+            raise ValueError("a run needs two nodes or more")
+
 
 def links(config: Config) -> dict[str, tuple[str, ...]]:
     """Whom each node calls.  Raises ValueError for a topology that does not exist."""

@@ -378,9 +378,19 @@ FAULTS: dict[str, Fault] = {fault.name: fault() for fault in _all(Fault)}
 """All faults by name."""
 
 
+def switched_on(config: Config) -> Iterator[tuple[Fault, str]]:
+    """The faults of this run and their levels.  Raises ValueError for one that does not exist."""
+    for name, level in sorted(config.faults.items()):
+        if name not in FAULTS:
+            raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+        if level not in LEVELS:
+            raise ValueError(f"the fault {name!r} is {' or '.join(LEVELS)}, not {level!r}")
+        yield FAULTS[name], level
+
+
 def weather(config: Config | None) -> Weather:
     """What the faults of this run make of the network; without a configuration, calm."""
     found = Weather()
-    for name, level in () if config is None else config.faults.items():
-        FAULTS[name].darken(found, level)
+    for fault, level in () if config is None else switched_on(config):
+        fault.darken(found, level)
     return found

@@ -31,6 +31,10 @@ class _Seen:
         self.registers: dict[tuple[str, ...], list[tuple[Dot, Clock, str]]] = {}
 
 
+def _said(note: Commanded) -> str:
+    return f"{type(note.did.what).__name__} in {note.account}, having seen {note.seen}"
+
+
 class Ledger:
     """The histories of all accounts."""
 
@@ -133,7 +137,7 @@ class Ledger:
             return
         if isinstance(did.what, Move):
             it.moves[change] = did.what
-        expect(note.dot is not None, "a command that changes something is told to others", f"{note}")
+        expect(note.dot is not None, "a command that changes something is told to others", _said(note))
         assert note.dot is not None
         self._attach(note.account, note.dot, change)
 

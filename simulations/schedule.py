@@ -7,7 +7,7 @@ import msgspec
 from simulations.actions import Event
 from simulations.chance import generator
 from simulations.config import Config
-from simulations.faults import FAULTS
+from simulations.faults import FAULTS, switched_on
 from simulations.workload import workload
 
 
@@ -18,8 +18,8 @@ def schedule(seed: int, config: Config) -> list[Event]:
     """
     events = list(config.story)
     events += workload(generator(seed, "workload"), config)
-    for name, level in sorted(config.faults.items()):
-        events += FAULTS[name].plan(generator(seed, "fault", name), config, level)
+    for fault, level in switched_on(config):
+        events += fault.plan(generator(seed, "fault", fault.name), config, level)
     return sorted((event for event in events if event.at <= config.seconds), key=lambda event: event.at)
 
 

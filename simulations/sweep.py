@@ -1,4 +1,4 @@
-"""The sweeps by name, and how one is run: point by point on an executor, the rows in the order of the points."""
+"""The sweeps by name, and how one is run: point by point on an executor, rows in the order of the points."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measure(
 
 
 def draw(name: str, rows: Sequence[Row], file: Path) -> list[Path]:
-    """Pictures of the rows; the files that were written.  Raises ValueError where there is nothing to draw with."""
+    """Pictures of the rows; the files that were written.  Raises ValueError if they cannot be drawn."""
     sweep = SWEEPS[name]
     if sweep.draw is None:
         raise ValueError(f"the sweep {name!r} is a table, there is no picture of it")

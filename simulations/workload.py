@@ -34,7 +34,7 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
             yield from mail.arrives(at)
             continue
         client = chance.choice(clients)
-        if drawn < 0.3 and len(clients) > len(config.accounts):
+        if drawn < 0.3 and len(clients) >= 2 * len(config.accounts):
             yield from _duel(chance, config, at, client, accounts)
         elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))

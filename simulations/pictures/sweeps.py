@@ -33,7 +33,7 @@ _TOPOLOGIES: Final = {
 """What the words mean, in the order in which they are shown; others follow."""
 
 _NAMES: Final[dict[str, Callable[[Any], str]]] = {
-    "topology": lambda name: _TOPOLOGIES.get(name, name),
+    "topology": lambda name: _say_topology(name),
     "nodes": lambda count: f"{count:,} nodes",
     "masters": lambda count: f"{count} masters" if count != 1 else "1 master",
     "loss": lambda part: f"{100 * part:g} % of messages lost" if part else "no message lost",
@@ -115,11 +115,12 @@ def redundancy_by_topology(rows: Sequence[Row], file: Path) -> list[Path]:
 
 
 def growth(rows: Sequence[Row], file: Path) -> list[Path]:
-    """Rows with `nodes`, `topology`, `fanout`, `rounds`, `bytes`, `redundancy`; `is_model` where computed."""
-    names = sorted({(row["topology"], row["fanout"]) for row in rows}, key=_order)
-    looks = looks_for([f"{topology}, fanout {fanout}" for topology, fanout in names], is_ordered=False)
+    """Rows with `nodes`, `topology`, `rounds`, `bytes`, `redundancy`; `is_model` where computed."""
+    names = _values(rows, "topology")
+    looks = looks_for([_say_topology(name) for name in names], is_ordered=False)
     said = [
-        "What it takes to bring one change to every node. Fanout: how many peers a node tells at once.",
+        "What it takes to bring one change to every node of a cluster that is quiet otherwise. In the first round "
+        "it goes from its origin to the peers of that node, in each further one, half a second later, to theirs.",
         "Points: median of the runs. Dotted line: the least possible.",
     ]
     with drawing():
@@ -133,7 +134,7 @@ def growth(rows: Sequence[Row], file: Path) -> list[Path]:
         )
         for axes, quantity in zip(sheet.panels, ("rounds", "bytes", "redundancy"), strict=True):
             for name, look in zip(names, looks, strict=True):
-                part = [row for row in rows if (row["topology"], row["fanout"]) == name]
+                part = [row for row in rows if row["topology"] == name]
                 _draw_growth(axes, [row for row in part if row.get("is_model")], quantity, look, True)
                 _draw_growth(axes, [row for row in part if not row.get("is_model")], quantity, look, False)
             values = [row[quantity] for row in rows]
@@ -177,6 +178,15 @@ def _sheet_of_curves(
                 axes, _points((row for row in in_panel if row[series_key] == value), x, quantity), look
             )
     return sheet
+
+
+def _say_topology(name: str) -> str:
+    kind, _, number = name.partition(" ")
+    if kind == "random" and number:
+        return f"random: {number} peers each, drawn by lot"
+    if kind == "hubs" and number:
+        return f"hubs: all through each of {number}"
+    return _TOPOLOGIES.get(name, name)
 
 
 def _loss_percent(row: Row) -> float:

@@ -1,4 +1,4 @@
-"""How long until everybody has everything, when links lose messages all the time: by loss, nodes and topology.
+"""How long until everybody has everything while links lose messages: by loss, nodes and topology.
 
 The loss goes on until all are equal: the question is not how soon a cluster recovers once the network does.
 What is lost is a whole request or a whole answer, as when a connection dies; its sender waits for

@@ -1,8 +1,8 @@
 """How many new UIDs a message gets because masters number at the same time, by the length of a partition.
 
-Each master is cut off from all others, takes mail in, and has a client that waits for changes (IMAP's IDLE) and
-so looks at once at whatever comes.  Only what was shown to somebody makes a later message stale: a mailbox that
-nobody has open on more than one master is not renumbered at all.
+Each master is cut off from all others, takes mail in, and has a client that waits for changes (IMAP's IDLE)
+and so looks at once at whatever comes.  Only what was shown to somebody makes a later message stale: where
+nobody looks, nothing is renumbered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HEARS_WITHIN_US = 50_000
 _BEFORE = 5
 """Messages that each master takes in before the partition, so that the mailbox is not empty."""
 _EVERY_S = 120.0
-"""A message in so many seconds on each master; in a short partition more often, so that there are `_LEAST`."""
+"""A message in so many seconds on each master; in a short partition more often, so that `_LEAST` come."""
 _LEAST = 10
 _UNCUT_S = 60.0
 """Without a partition, the same goes on for so long while all can reach each other."""

@@ -1,14 +1,14 @@
 """What it costs to bring one change to every node, and what a quiet cluster says, by topology and size.
 
-The real gossip is measured as far as that takes seconds; a model says what to expect of up to a thousand nodes,
-and each measured row says how far the model is off there.
+The real gossip is measured as far as that takes seconds; a model says what to expect of up to a thousand
+nodes, and each measured row says how far the model is off there.
 
 The model: the nodes in levels, by how many links they are away from the origin of the change.
 
 - A level takes a grace and `_HOP_S`; the first one no grace.
-- On a link from one level to the next the upper node asks once, and then sends the change; only the origin sends
-  it unasked.  Of several upper nodes the first sends, each further one with a chance of `_SECOND_SENDS`: the
-  others ask late enough to hear that it is there.
+- On a link from one level to the next the upper node asks once, and then sends the change; only the origin
+  sends it unasked.  Of several upper nodes the first sends, each further one with a chance of
+  `_SECOND_SENDS`: the others ask late enough to hear that it is there.
 - On a link inside a level both ends have the same to tell, and both may ask before either has heard of the
   other: `_ASKED_INSIDE` requests.
 - Sizes are those of the real messages, with a clock that names every node.
@@ -19,7 +19,6 @@ The three numbers were fitted to 20 and 50 nodes with latencies of 0.5 to 20 ms.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -167,7 +166,7 @@ def _expected_cost(called: Mapping[str, Sequence[str]], origin: str) -> Cost:
     """What the model says of a change made there."""
     asked, answered, pushed = _sizes(len(called))
     level = _levels(called, origin)
-    sent: Counter[str] = Counter()
+    sent = dict.fromkeys(called, 0.0)
     copies = exchanges = 0.0
     for node, peers in called.items():
         uppers = [peer for peer in peers if level[peer] < level[node]]
@@ -184,7 +183,7 @@ def _expected_cost(called: Mapping[str, Sequence[str]], origin: str) -> Cost:
         sent[node] += inside * _ASKED_INSIDE / 2 * (asked + answered)
     rounds = max(level.values())
     seconds = rounds * _HOP_S + (rounds - 1) * Timing().grace_s
-    return Cost(rounds, seconds, copies, exchanges, sent.total(), max(sent.values()))
+    return Cost(rounds, seconds, copies, exchanges, sum(sent.values()), max(sent.values()))
 
 
 def _levels(called: Mapping[str, Sequence[str]], origin: str) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """How large clocks, and what carries them, get with the number of replicas that ever wrote anything.
 
-A replica stays in every clock, also when its server is gone or got a new identity; so do 1,000 in all
-(`MAX_REPLICAS`).  Sizes are those of the real encoders.
+A replica stays in every clock, also when its server is gone or has got a new identity, up to `MAX_REPLICAS`.
+Sizes are those of the real encoders.  An addition names the replicas that keep its mailbox alive: those that
+have put something into it.  A move names all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, plain_clock
-from crdtmail.crdt.delta import Add, Delta
+from crdtmail.crdt.delta import Add, Delta, Move, Operation
 from crdtmail.crdt.message import MessageId, NewMessage
 from crdtmail.crdt.names import make_mailbox_id
 from crdtmail.crdt.uid import Uid
@@ -24,25 +25,28 @@ from simulations.chance import generator
 from simulations.sweeps.point import Row, Sweep
 
 _ACCOUNT = "alice@example.org"
-_MESSAGE = MessageId("1700000000.M123456P1234.mx1")
+_INBOX = make_mailbox_id(_ACCOUNT, "INBOX", 0)
+_ARCHIVE = make_mailbox_id(_ACCOUNT, "Archive", 0)
+_MESSAGE = NewMessage(MessageId("1700000000.M123456P1234.mx1"), Uid(100_000), 4000, 1_700_000_000, ())
+_DELTAS = 1_000_000
+"""Of each replica: what lies between 65,536 and 4,294,967,295 takes the same five bytes."""
 
 
 class Point(NamedTuple):
     replicas: int
-    deltas: int
-    """Of each replica."""
 
 
 def points(quick: bool) -> Iterator[Point]:
     for replicas in (1, 10, 1000) if quick else (1, 2, 5, 10, 20, 50, 100, 200, 400, 500, 1000):
-        yield Point(replicas, 1_000_000)
+        yield Point(replicas)
 
 
 def measure(point: Point) -> list[Row]:
     chance = generator(point.replicas, "replicas")
     replicas = [ReplicaId(chance.getrandbits(64)) for _ in range(point.replicas)]
-    clock = Clock(dict.fromkeys(replicas, point.deltas))
-    position = Position(replicas[0], "mx1.example.org", clock, chance.getrandbits(64))
+    clock = Clock(dict.fromkeys(replicas, _DELTAS))
+    first = replicas[0]
+    position = Position(first, "mx1.example.org", clock, chance.getrandbits(64))
     asked = len(encode_position(position))
     answered = len(encode_answer(ExchangeAnswer(position, ())))
     plain = len(dump(plain_clock(clock)))
@@ -55,19 +59,18 @@ def measure(point: Point) -> list[Row]:
             "idle_bytes_per_node_and_s": (asked + answered) / Timing().interval_s,
             "token_chars": token,
             "is_token_accepted": token <= MAX_TOKEN,
-            "bytes_of_new_mail_where_one_writes": _new_mail(replicas[0], Clock({replicas[0]: point.deltas})),
-            "bytes_of_new_mail_where_all_write": _new_mail(replicas[0], clock),
+            "new_mail_bytes_one_writer": _delta_size(
+                clock, Add(_INBOX, (_MESSAGE,), Clock({first: _DELTAS}))
+            ),
+            "new_mail_bytes_all_write": _delta_size(clock, Add(_INBOX, (_MESSAGE,), clock)),
+            "move_bytes": _delta_size(clock, Move(_INBOX, _ARCHIVE, (_MESSAGE,), clock)),
         }
     ]
 
 
-def _new_mail(origin: ReplicaId, written: Clock) -> int:
-    """Bytes of a delta with one new message, for a mailbox into which these replicas have put some before."""
-    message = NewMessage(_MESSAGE, Uid(100_000), 4000, 1_700_000_000, {})
-    mailbox = make_mailbox_id(_ACCOUNT, "INBOX", 0)
-    return len(
-        encode_delta(Delta(Dot(origin, written[origin] + 1), _ACCOUNT, (Add(mailbox, (message,), written),)))
-    )
+def _delta_size(clock: Clock, operation: Operation) -> int:
+    origin, seq = next(iter(clock.items()))
+    return len(encode_delta(Delta(Dot(origin, seq + 1), _ACCOUNT, (operation,))))
 
 
 SWEEP = Sweep(
