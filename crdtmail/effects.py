@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, NamedTuple
 
+from crdtmail.crdt.clock import ReplicaId
 from crdtmail.store.interface import T, Transaction
 from crdtmail.store.tables import Tables
 
@@ -55,9 +56,10 @@ class Kind(Enum):
 
 
 class Reply(NamedTuple):
-    """How a peer answers, in HTTP's terms.  A refusal is a PeerError instead."""
+    """How a peer answers, in HTTP's terms, and which replica it is.  A refusal is a PeerError instead."""
 
     status: int
+    replica: ReplicaId
     body: bytes
 
 

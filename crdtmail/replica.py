@@ -132,12 +132,14 @@ class Replica:
                     f"the store has format {found}, this version of crdtmail reads format {FORMAT}"
                 )
             id = tables.replica()
-            if id is None or tables.place() != store.place:
+            if id is None or not store.is_at(tables.place()):
                 id = new_id()
-                tables.put_identity(id, store.place)
+            tables.put_identity(id, store.next_place)
             return cls(id, tables.peers(), time_ms)
 
-        return store.transact(identify)
+        replica = store.transact(identify)
+        store.settle()
+        return replica
 
     # Deltas from other replicas -----------------------------------------------------------------------
 
@@ -318,7 +320,9 @@ class Replica:
         if if_absent:
             messages = [message for message in messages if tables.uid(box.number, message.id) is None]
         if messages:
-            self._commit(tables, account, Add(mailbox, self._numbered(tables, box, messages), box.alive))
+            self._commit(
+                tables, account, Add(mailbox, self._numbered(tables, box, messages), self._causes(box))
+            )
         return [message.id for message in messages]
 
     def change_keywords(
@@ -389,9 +393,9 @@ class Replica:
     ) -> list[MessageId]:
         """Copy messages with their keywords; as `move`, but they stay in the source too."""
         tables = WritableTables(txn)
-        new, alive = self._between(tables, account, source, target, selection)
+        new, causes = self._between(tables, account, source, target, selection)
         if new:
-            self._commit(tables, account, Add(target, new, alive))
+            self._commit(tables, account, Add(target, new, causes))
         return [message.id for message in new]
 
     def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
@@ -471,6 +475,14 @@ class Replica:
     def _stripe(self, head: Head) -> Stripe:
         return Stripe.of(self.id, self.members | head.clock.entries.keys())
 
+    def _causes(self, box: Mailbox) -> Clock:
+        """What an addition to the mailbox must not overtake: what keeps it alive.
+
+        If one of this replica's own deltas does, that one has waited for its creation, and whoever takes our
+        next delta has that one.
+        """
+        return Clock() if box.alive[self.id] else box.alive
+
     def _numbered(
         self, tables: Tables, box: Mailbox, messages: Sequence[IncomingMessage]
     ) -> tuple[NewMessage, ...]:
@@ -495,7 +507,7 @@ class Replica:
         target: MailboxId,
         selection: Selection,
     ) -> tuple[tuple[NewMessage, ...], Clock]:
-        """How what is selected in `source` comes into `target`, and what keeps `target` alive."""
+        """How what is selected in `source` comes into `target`, and what that must not overtake."""
         box = self._mailbox(tables, account, source)
         there = self._mailbox(tables, account, target)
         if source == target:
@@ -505,7 +517,7 @@ class Replica:
             first = stored.message.first
             messages.append(IncomingMessage(id, first.size, first.received_at, stored.message.keywords))
             _check_count(len(messages))
-        return self._numbered(tables, there, messages), there.alive
+        return self._numbered(tables, there, messages), self._causes(there)
 
     def _select(
         self, tables: Tables, box: Mailbox, selection: Selection

@@ -44,9 +44,15 @@ class Disk:
 
     # What a store offers --------------------------------------------------------------------------------
 
+    def is_at(self, place: bytes) -> bool:
+        return self._store.is_at(place)
+
     @property
-    def place(self) -> bytes:
-        return self._store.place
+    def next_place(self) -> bytes:
+        return self._store.next_place
+
+    def settle(self) -> None:
+        self._store.settle()
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         return self._store.snapshot()
@@ -139,7 +145,7 @@ class Disk:
         self._swaps += 1
         self._store.load(image)
         self._durable_head = None
-        self._store.place = self._place + b" %d" % self._swaps
+        self._store.next_place = self._place + b" %d" % self._swaps
         self._fails_in = None
         self.is_damaged = False
         self.synced = self.head()

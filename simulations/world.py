@@ -174,8 +174,11 @@ class World:
         answered: Callable[[Reply | PeerError], None],
     ) -> None:
         match outcome:
-            case Reply(status, body):
-                self.network.send(machine.name, back, "answer", body, lambda b: answered(Reply(status, b)))
+            case Reply():
+                reply = outcome
+                self.network.send(
+                    machine.name, back, "answer", reply.body, lambda body: answered(reply._replace(body=body))
+                )
             case PeerError() | RequestError() | StoreError():
                 if isinstance(outcome, PeerError) and not isinstance(outcome, PeerUnreachable):
                     self.reached["peer refused"] += 1
@@ -296,7 +299,7 @@ class World:
                 "deltas stop flowing", f"somebody still wants to send something after {limit_s:.0f} s"
             )
         deltas, messages, size = self.sent_deltas, self.network.messages, self.network.bytes
-        watched_s = QUIET_INTERVALS * interval * max(len(m.addresses) for m in members)
+        watched_s = QUIET_INTERVALS * interval * max(1, *(len(m.addresses) for m in members))
         self.run_until(self.now_us + int(watched_s * 1e6))
         expect(
             self.sent_deltas == deltas, "deltas stop flowing", f"{self.sent_deltas - deltas} were still sent"

@@ -90,32 +90,32 @@ def test_any_bytes_are_refused_or_read_as_they_are_written(data: bytes) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        [2, 7, 1, "alice", [[0, BOX]]],
-        [1, -1, 1, "alice", [[0, BOX]]],
-        [1, 2**64, 1, "alice", [[0, BOX]]],
-        [1, 7, 0, "alice", [[0, BOX]]],
-        [1, 7, True, "alice", [[0, BOX]]],
-        [1, 7, 1, "", [[0, BOX]]],
-        [1, 7, 1, "a\0b", [[0, BOX]]],
-        [1, 7, 1, "x" * 256, [[0, BOX]]],
-        [1, 7, 1, "alice", []],
-        [1, 7, 1, "alice", [[0, BOX]] * 65],
-        [1, 7, 1, "alice", [[8, BOX]]],
-        [1, 7, 1, "alice", [[0, BOX, 1]]],
-        [1, 7, 1, "alice", [[0, BOX[:15]]]],
-        [1, 7, 1, "alice", [[1, BOX, []]]],
-        [1, 7, 1, "alice", [[1, BOX, [["m", 0, 1, 1, []]]]]],
-        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["$Seen"]]]]]],
-        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["b", "a"]]]]]],
-        [1, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, []]] * 2]]],
-        [1, 7, 1, "alice", [[2, BOX, BOX, [["m", 1, 1, 1, []]], {}]]],
-        [1, 7, 1, "alice", [[3, BOX, ["m"], [], [], {}]]],
-        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], ["a"], {}]]],
-        [1, 7, 1, "alice", [[3, BOX, ["m"], ["(undeleted)"], [], {}]]],
-        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], {7: 0}]]],
-        [1, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], dict.fromkeys(range(1001), 1)]]],
-        [1, 7, 1, "alice", [[4, BOX, ["m", "m"], {}]]],
-        [1, 7, 1, "alice", [[5, BOX, [["m", 2**32]], {}]]],
+        [1, 7, 1, "alice", [[0, BOX]]],
+        [2, -1, 1, "alice", [[0, BOX]]],
+        [2, 2**64, 1, "alice", [[0, BOX]]],
+        [2, 7, 0, "alice", [[0, BOX]]],
+        [2, 7, True, "alice", [[0, BOX]]],
+        [2, 7, 1, "", [[0, BOX]]],
+        [2, 7, 1, "a\0b", [[0, BOX]]],
+        [2, 7, 1, "x" * 256, [[0, BOX]]],
+        [2, 7, 1, "alice", []],
+        [2, 7, 1, "alice", [[0, BOX]] * 65],
+        [2, 7, 1, "alice", [[8, BOX]]],
+        [2, 7, 1, "alice", [[0, BOX, 1]]],
+        [2, 7, 1, "alice", [[0, BOX[:15]]]],
+        [2, 7, 1, "alice", [[1, BOX, [], {}]]],
+        [2, 7, 1, "alice", [[1, BOX, [["m", 0, 1, 1, []]], {}]]],
+        [2, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["$Seen"]]], {}]]],
+        [2, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, ["b", "a"]]], {}]]],
+        [2, 7, 1, "alice", [[1, BOX, [["m", 1, 1, 1, []]] * 2, {}]]],
+        [2, 7, 1, "alice", [[2, BOX, BOX, [["m", 1, 1, 1, []]], {}]]],
+        [2, 7, 1, "alice", [[3, BOX, ["m"], [], [], {}]]],
+        [2, 7, 1, "alice", [[3, BOX, ["m"], ["a"], ["a"], {}]]],
+        [2, 7, 1, "alice", [[3, BOX, ["m"], ["(undeleted)"], [], {}]]],
+        [2, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], {7: 0}]]],
+        [2, 7, 1, "alice", [[3, BOX, ["m"], ["a"], [], dict.fromkeys(range(1001), 1)]]],
+        [2, 7, 1, "alice", [[4, BOX, ["m", "m"], {}]]],
+        [2, 7, 1, "alice", [[5, BOX, [["m", 2**32]], {}]]],
     ],
     ids=lambda fields: str(fields)[:70],
 )
@@ -125,14 +125,14 @@ def test_what_no_replica_would_write_is_refused(fields: list[Any]) -> None:
 
 
 def test_there_is_one_encoding_of_a_delta() -> None:
-    plain = [1, 7, 2, "alice", [[3, BOX, ["m"], ["$seen"], [], {7: 1, 300: 2}]]]
+    plain = [2, 7, 2, "alice", [[3, BOX, ["m"], ["$seen"], [], {7: 1, 300: 2}]]]
     decode_delta(sealed(plain, canonical=True))
     backwards = [*plain[:4], [[3, BOX, ["m"], ["$seen"], [], {300: 2, 7: 1}]]]
     with pytest.raises(PeerError):
         decode_delta(sealed(backwards))
     with pytest.raises(PeerError):
         decode_delta(encode_delta(SIMPLE) + b"\0")
-    payload = encode_delta(SIMPLE)[:-5].replace(b"\x86\x01\x07", b"\x86\x01\x18\x07", 1)  # 7 in two bytes
+    payload = encode_delta(SIMPLE)[:-5].replace(b"\x86\x02\x07", b"\x86\x02\x18\x07", 1)  # 7 in two bytes
     with pytest.raises(PeerError):
         decode_delta(payload + b"\x44" + zlib.crc32(payload).to_bytes(4, "big"))
 

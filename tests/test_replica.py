@@ -222,7 +222,7 @@ def test_a_replica_keeps_its_id_and_whom_it_has_met() -> None:
 def test_a_store_that_lies_elsewhere_is_a_copy_and_gets_an_id_of_its_own() -> None:
     store = MemoryStore(place=b"here")
     assert Replica.open(store, lambda: ReplicaId(1), lambda: 0).id == 1
-    store.place = b"there"
+    store.next_place = b"there"
     assert Replica.open(store, lambda: ReplicaId(2), lambda: 0).id == 2
     assert Replica.open(store, lambda: ReplicaId(3), lambda: 0).id == 2, "it stays there now"
 

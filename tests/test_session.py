@@ -126,7 +126,7 @@ class Network:
         dots = [decode_delta(data).dot for data in deltas]
         if (back := peer.session_of(node.replica.id)) is not None:
             back.heard_push(self.now, dots)
-        session.pushed(self.now, dots)
+        session.pushed(self.now, peer.replica.id, dots)
 
     @property
     def equal(self) -> bool:

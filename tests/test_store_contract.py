@@ -1,7 +1,8 @@
-"""What every store keeps to: the one suite for the store on disk and the one in memory."""
+"""What every store keeps to: one suite for the store on disk, the one in memory and the simulated disk."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -13,18 +14,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crdtmail.crdt.clock import ReplicaId
 from crdtmail.errors import ConfigError, StoreError
+from crdtmail.replica import Replica
 from crdtmail.store.interface import Store, Table, Transaction, after_prefix
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
+from simulations.disk import Disk
 from tests.test_semantics import lmdb_stores
 
 T1, T2 = Table.META, Table.CHANGES
 
 
-@pytest.fixture(params=["memory", "lmdb"])
+MAKES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda folder: MemoryStore(),
+    "lmdb": LmdbStore,
+    "simulated": lambda folder: Disk(b"mx1"),
+}
+
+
+@pytest.fixture(params=list(MAKES))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else LmdbStore(tmp_path / "store")
+    made = MAKES[request.param](tmp_path / "store")
     yield made
     made.close()
 
@@ -42,17 +53,56 @@ def content(store: Store, table: Table = T1) -> dict[bytes, bytes]:
         return dict(snapshot.scan(table, b""))
 
 
-def test_a_copy_on_disk_lies_in_another_place_and_what_is_opened_again_in_the_same(tmp_path: Path) -> None:
-    store = LmdbStore(tmp_path / "store")
-    put(store, a=b"1")
-    place = store.place
-    store.close()
-    shutil.copytree(tmp_path / "store", tmp_path / "copy")
-    (tmp_path / "store").rename(tmp_path / "renamed")
-    copy, renamed = LmdbStore(tmp_path / "copy"), LmdbStore(tmp_path / "renamed")
-    assert copy.place != place == renamed.place
-    copy.close()
-    renamed.close()
+def replica_in(folder: Path) -> ReplicaId:
+    """The id under which a node starts on this folder."""
+    store = LmdbStore(folder)
+    try:
+        return Replica.open(store, lambda: ReplicaId(random.getrandbits(64)), lambda: 0).id
+    finally:
+        store.close()
+
+
+def test_a_folder_that_is_opened_again_or_renamed_keeps_its_replica(tmp_path: Path) -> None:
+    first = replica_in(tmp_path / "node")
+    assert replica_in(tmp_path / "node") == replica_in(tmp_path / "node") == first
+    (tmp_path / "node").rename(tmp_path / "renamed")
+    assert replica_in(tmp_path / "renamed") == first
+
+
+def test_a_start_that_dies_before_it_has_settled_keeps_the_replica(tmp_path: Path) -> None:
+    first = replica_in(tmp_path / "node")
+    for dies in (True, False):
+        store = LmdbStore(tmp_path / "node")
+        if not dies:
+            store.settle = lambda: None  # type: ignore[method-assign]
+            Replica.open(store, lambda: ReplicaId(1), lambda: 0)
+        store.close()
+    assert replica_in(tmp_path / "node") == first
+
+
+@pytest.mark.parametrize("how", ["copied", "cp over it", "rm and cp", "rm -r and cp -r", "moved back"])
+def test_a_folder_that_was_restored_from_a_copy_gets_another_replica(tmp_path: Path, how: str) -> None:
+    node, backup = tmp_path / "node", tmp_path / "backup"
+    first = replica_in(node)
+    shutil.copytree(node, backup)
+    replica_in(node)  # it lives on after the backup
+    match how:
+        case "copied":
+            node = backup
+        case "cp over it":
+            shutil.copyfile(backup / "data.mdb", node / "data.mdb")
+        case "rm and cp":
+            (node / "data.mdb").unlink()
+            shutil.copyfile(backup / "data.mdb", node / "data.mdb")
+        case "rm -r and cp -r":
+            shutil.rmtree(node)
+            shutil.copytree(backup, node)
+        case "moved back":
+            shutil.rmtree(node)
+            backup.rename(node)
+    again = replica_in(node)
+    assert again != first
+    assert replica_in(node) == again
 
 
 def test_what_is_put_is_got_and_scanned_in_order_both_ways(store: Store) -> None:
@@ -185,6 +235,11 @@ def test_the_memory_store_behaves_as_a_dict(groups: list[list[tuple[str, bytes, 
 def test_the_store_on_disk_behaves_as_a_dict(groups: list[list[tuple[str, bytes, bytes | None]]]) -> None:
     with lmdb_stores() as make:
         behaves_as_a_dict(make, groups)
+
+
+@given(st.lists(STEPS, max_size=4))
+def test_the_simulated_disk_behaves_as_a_dict(groups: list[list[tuple[str, bytes, bytes | None]]]) -> None:
+    behaves_as_a_dict(lambda: Disk(b"mx1"), groups)
 
 
 # In memory only --------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from crdtmail.limits import (
     MAX_UID,
 )
 
-VERSION = 1
+VERSION = 2
 _MAX_DEPTH = 8
 _CHECKSUM_HEAD = b"\x44"  # a byte string of four
 _MAX_REPLICA = 2**64 - 1

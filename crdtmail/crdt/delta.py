@@ -31,7 +31,8 @@ class Create:
 class Add:
     """Messages come into a mailbox; each gets an instance named by the delta's dot.
 
-    `context` covers what keeps the mailbox alive: an addition never overtakes its mailbox's creation.
+    An addition must not overtake the creation of its mailbox: `context` covers what keeps it alive, unless a
+    delta of the same origin does.
     """
 
     mailbox: MailboxId

@@ -7,7 +7,8 @@ request that is malformed, or that a peer has no business to make, changes nothi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -76,7 +77,7 @@ class Gossip:
         for peer, record in remembered.items():
             self.peers.hear(now(), Position(peer, record.name, record.clock, 0))
         self.refused = 0
-        """How often a peer was refused."""
+        """How often something was refused that a peer sent, whoever called."""
         self._now = now
         self._remembered_at: dict[ReplicaId, float] = {}
 
@@ -116,17 +117,17 @@ class Gossip:
             session.missed(self._now(), decode_clock(reply.body))
             return
         sent = [entry.dot for entry in entries]
-        session.pushed(self._now(), sent)
-        if session.peer is not None:
-            self.peers.hear_dots(self._now(), session.peer.replica, sent)
+        session.pushed(self._now(), reply.replica, sent)
+        self.peers.hear_dots(self._now(), reply.replica, sent)
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
         ours = self.position
         reply = yield from call(address, Kind.EXCHANGE, encode_position(ours))
-        answer = decode_answer(reply.body)
-        theirs = answer.position
-        if theirs.replica == ours.replica:
-            raise PeerError("this is the node itself, or a copy of its data folder")
+        with self._refusing():
+            answer = decode_answer(reply.body)
+            theirs = answer.position
+            if theirs.replica == ours.replica:
+                raise PeerError("this is the node itself, or a copy of its data folder")
         yield from self._hear(theirs)
         after = ours.clock
         if answer.deltas:
@@ -140,20 +141,18 @@ class Gossip:
 
     def answer(self, kind: Kind, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """A replica asks.  Raises PeerError with the reason if it is refused, StoreError, Overloaded."""
-        try:
-            match kind:
-                case Kind.EXCHANGE:
-                    return (yield from self._answer_exchange(decode_position(body)))
-                case Kind.PUSH:
-                    return (yield from self._answer_push(sender, decode_push(body)))
-        except PeerError:
-            self.refused += 1
-            raise
+        match kind:
+            case Kind.EXCHANGE:
+                return (yield from self._answer_exchange(body))
+            case Kind.PUSH:
+                return (yield from self._answer_push(sender, body))
 
-    def _answer_exchange(self, theirs: Position) -> Steps[Reply]:
+    def _answer_exchange(self, body: bytes) -> Steps[Reply]:
         """Our position, and the first deltas that the asker lacks."""
-        if theirs.replica == self.replica.id:
-            raise PeerError("a node's peers must not name the node itself")
+        with self._refusing():
+            theirs = decode_position(body)
+            if theirs.replica == self.replica.id:
+                raise PeerError("a node's peers must not name the node itself")
         ours = self.position
         entries: list[LogEntry] = []
         if not theirs.clock.includes(ours.clock):
@@ -162,19 +161,23 @@ class Gossip:
         if (session := self.peers.session_of(theirs.replica)) is not None:
             session.heard_position(self._now(), ours, theirs, answered=bool(entries))
         # Our position as it was before the deltas were read: what was committed since is news for later.
-        return Reply(_OK, encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries))))
+        return Reply(
+            _OK, self.replica.id, encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries)))
+        )
 
-    def _answer_push(self, sender: ReplicaId, deltas: Sequence[bytes]) -> Steps[Reply]:
+    def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """204 when all is durable here; 409 with our clock at a gap."""
+        with self._refusing():
+            deltas = decode_push(body)
         reception = yield from self._receive(deltas)
         if reception.gap:
-            return Reply(_GAP, encode_clock(reception.clock))
+            return Reply(_GAP, self.replica.id, encode_clock(reception.clock))
         if reception.refusal is not None:
             raise PeerError(reception.refusal)
         self.peers.hear_dots(self._now(), sender, reception.dots)
         if (session := self.peers.session_of(sender)) is not None:
             session.heard_push(self._now(), reception.dots)
-        return Reply(_TAKEN, b"")
+        return Reply(_TAKEN, self.replica.id, b"")
 
     # What both have in common ---------------------------------------------------------------------------
 
@@ -197,7 +200,18 @@ class Gossip:
                     return Reception(dots, Tables(txn).head().clock, gap=True)
             return Reception(dots, Tables(txn).head().clock, refusal=refusal)
 
-        return (yield from persist(apply))
+        reception = yield from persist(apply)
+        self.refused += reception.refusal is not None
+        return reception
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Count what is refused of a peer."""
+        try:
+            yield
+        except PeerError:
+            self.refused += 1
+            raise
 
     def _hear(self, position: Position) -> Steps[None]:
         """Take note of where another replica stands; a new one is remembered durably."""

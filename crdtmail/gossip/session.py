@@ -118,9 +118,12 @@ class Session:
 
     # This came in ---------------------------------------------------------------------------------------
 
-    def pushed(self, now: float, sent: Iterable[Dot]) -> None:
-        """The peer has made these durable, and all before them."""
+    def pushed(self, now: float, by: ReplicaId, sent: Iterable[Dot]) -> None:
+        """The replica `by`, which answers at this address, has made these durable, and all before them."""
         self._succeeded(now)
+        if self.peer is None or self.peer.replica != by:
+            self.peer, self.known = None, Clock()  # somebody else lives there now: an exchange says who
+            return
         self.known = self.known.join(Clock.of(sent))
 
     def missed(self, now: float, clock: Clock) -> None:

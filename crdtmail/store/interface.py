@@ -75,9 +75,20 @@ class Transaction(Snapshot, Protocol):
 class Store(Protocol):
     """A node's tables."""
 
+    def is_at(self, place: bytes) -> bool:
+        """Whether the store still lies where it lay when it gave this `next_place`.
+
+        It does not if it is a copy, was restored, or went back in time.
+        """
+        ...
+
     @property
-    def place(self) -> bytes:
-        """Where the store lies, so that no copy of it lies in the same place; at most 64 bytes."""
+    def next_place(self) -> bytes:
+        """What to remember in the store, for `is_at` to be asked about when it is opened again."""
+        ...
+
+    def settle(self) -> None:
+        """`next_place` is durable in the store: from now on no earlier place counts."""
         ...
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:

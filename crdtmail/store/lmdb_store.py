@@ -23,6 +23,8 @@ from crdtmail.limits import MAX_READERS, MIB
 from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
 
 _MACHINE_ID = Path("/etc/machine-id")
+_GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
+_NUMBER = 16  # bytes
 FIRST_MAP = 256 * 1024 * MIB
 """Address space, not disk: the file is as long as what is in it.  So large that growing, for which all
 readers must have ended, is for the very few."""
@@ -54,10 +56,20 @@ class LmdbStore:
         except lmdb.Error as error:
             os.close(self._lock)
             raise StoreError(f"the data folder {folder} cannot be opened: {error}") from error
-        self.place = _place(data)
+        self._place = _Place(folder)
         self._readers = 0
         self._growing = False
         self._gate = threading.Condition()
+
+    def is_at(self, place: bytes) -> bool:
+        return place in self._place.known
+
+    @property
+    def next_place(self) -> bytes:
+        return self._place.next
+
+    def settle(self) -> None:
+        self._place.settle()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
@@ -171,15 +183,50 @@ def _medium_errors() -> Iterator[None]:
         raise StoreError(f"the store failed: {error}") from error
 
 
-def _place(data: Path) -> bytes:
-    """The machine, and the file on it: whatever was copied, restored or mounted elsewhere differs in one."""
-    try:
-        machine = _MACHINE_ID.read_bytes().strip()
-    except OSError:  # not every container has one
-        machine = b""
-    found = data.stat()
-    where = b"%s %d %d" % (machine, found.st_dev, found.st_ino)
-    return hashlib.blake2b(where, digest_size=16).digest()
+class _Place:
+    """Which file this is, and since when: what tells a copy from the original, and a restored file too.
+
+    A place is made of the machine, the file's inode and its generation (a freed inode is given out again,
+    with another generation), and a random number that is new at every start.  The number is remembered inside
+    the environment and beside it, so a `data.mdb` that is overwritten with an old one is noticed as well.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "place"
+        try:
+            self._machine = _MACHINE_ID.read_bytes().strip()
+        except OSError:  # not every container has one
+            self._machine = b""
+        with (folder / "data.mdb").open("rb") as data:
+            self._inode = os.fstat(data.fileno()).st_ino
+            try:
+                self._generation = fcntl.ioctl(data.fileno(), _GET_GENERATION, bytes(8))
+            except OSError:  # not every file system keeps one
+                self._generation = b""
+        numbers = self._file.read_bytes() if self._file.exists() else b""
+        before = [numbers[n : n + _NUMBER] for n in range(0, len(numbers), _NUMBER)]
+        self._number = os.urandom(_NUMBER)
+        self.known = {self._of(number) for number in before}
+        self.next = self._of(self._number)
+        self._write(b"".join([*before, self._number]))  # whichever is durable in the store, it is known here
+
+    def settle(self) -> None:
+        self._write(self._number)
+
+    def _of(self, number: bytes) -> bytes:
+        where = repr((self._machine, self._inode, self._generation, number)).encode()
+        return hashlib.blake2b(where, digest_size=16).digest()
+
+    def _write(self, numbers: bytes) -> None:
+        new = self._file.with_suffix(".new")
+        with new.open("wb") as file:
+            file.write(numbers)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._file)
+        folder = os.open(self._file.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def _lock(folder: Path) -> int:

@@ -23,12 +23,18 @@ class MemoryStore:
     """Tables of one node in memory."""
 
     def __init__(self, *, sync_on_commit: bool = True, place: bytes = b"memory") -> None:
-        self.place = place
+        self.next_place = place
         self._live: _Tables = {table: SortedDict() for table in Table}
         self._unsynced: list[_Overlay] = []
         """For each commit that is not durable yet, what it replaced."""
         self._sync_on_commit = sync_on_commit
         self._shared = 0  # snapshots that look at the live tables
+
+    def is_at(self, place: bytes) -> bool:
+        return place == self.next_place
+
+    def settle(self) -> None:
+        """A store in memory stays where it is."""
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

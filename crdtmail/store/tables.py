@@ -44,7 +44,7 @@ Lsn = NewType("Lsn", int)
 Modseq = NewType("Modseq", int)
 """The LSN of the last delta that changed something: local to this replica (RFC 7162)."""
 
-FORMAT = 1
+FORMAT = 2
 _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _BOX_UID = Struct(">II")
@@ -152,9 +152,9 @@ class Tables:
         record = self._rows.get(Table.META, b"replica")
         return None if record is None else ReplicaId(_U64.unpack(record)[0])
 
-    def place(self) -> bytes | None:
-        """Where the store lay when the replica got its id."""
-        return self._rows.get(Table.META, b"place")
+    def place(self) -> bytes:
+        """Where the store lay when it was last opened."""
+        return self._rows.get(Table.META, b"place") or b""
 
     def head(self) -> Head:
         record = self._rows.get(Table.META, b"head")

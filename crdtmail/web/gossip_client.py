@@ -12,7 +12,7 @@ from crdtmail.effects import Call, Reply
 from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
 from crdtmail.node import Node
-from crdtmail.web.gossip_server import CBOR, SENDER, path
+from crdtmail.web.gossip_server import CBOR, SENDER, path, sender_of
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ async def _posted(http: aiohttp.ClientSession, call: Call, headers: dict[str, st
         if len(answer) > MAX_GOSSIP_BODY:
             raise PeerError("the answer is over the limit")
         if response.status == 409 or 200 <= response.status < 300:
-            return Reply(response.status, answer)
+            return Reply(response.status, sender_of(response.headers), answer)
         raise PeerError(f"the peer answered {response.status}: {_reason(answer)}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -14,7 +14,7 @@ from crdtmail.node import Node
 
 CBOR = "application/cbor"
 SENDER = "Crdtmail-Replica"
-"""The header of a request that names its sender: 16 hexadecimal digits."""
+"""The header of a request or an answer that names its sender: 16 hexadecimal digits."""
 
 
 def path(kind: Kind) -> str:
@@ -28,16 +28,18 @@ def routes(node: Node) -> list[web.RouteDef]:
 def _handler(node: Node, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         """The node's reply; a refusal is 400 with the reason (`problems`)."""
-        reply = await node.answer(kind, _sender(request), await request.read())
+        reply = await node.answer(kind, sender_of(request.headers), await request.read())
+        headers = {SENDER: f"{reply.replica:016x}"}
         if not reply.body:
-            return web.Response(status=reply.status)
-        return web.Response(status=reply.status, body=reply.body, content_type=CBOR)
+            return web.Response(status=reply.status, headers=headers)
+        return web.Response(status=reply.status, body=reply.body, content_type=CBOR, headers=headers)
 
     return handle
 
 
-def _sender(request: web.Request) -> ReplicaId:
-    sender = request.headers.get(SENDER, "")
+def sender_of(headers: Mapping[str, str]) -> ReplicaId:
+    """The replica that sent a request or an answer.  Raises PeerError if it does not say."""
+    sender = headers.get(SENDER, "")
     if not re.fullmatch("[0-9a-f]{16}", sender, re.ASCII):
-        raise PeerError(f"a request names its sender in {SENDER}, in 16 hexadecimal digits")
+        raise PeerError(f"requests and answers name their sender in {SENDER}, in 16 hexadecimal digits")
     return ReplicaId(int(sender, 16))

@@ -1,0 +1,112 @@
+"""Conversations as steps: what is asked for, and what is made of the answers, without any runtime."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.delta import Create, Delta, MailboxId
+from crdtmail.effects import Call, Kind, Persist, Read, Reply, Steps
+from crdtmail.errors import PeerError
+from crdtmail.gossip.codec import decode_position, encode_answer, encode_position
+from crdtmail.gossip.conversation import Gossip
+from crdtmail.gossip.messages import ExchangeAnswer, Position
+from crdtmail.gossip.session import Timing
+from crdtmail.store.tables import Tables
+from tests.masters import ACCOUNT, Master, mail
+
+PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
+ADDRESS = "http://peer"
+
+
+class Talker:
+    """One replica in memory and its part in conversations; `reply` is what the peer answers next."""
+
+    def __init__(self) -> None:
+        self.master = Master(1)
+        self.gossip = Gossip(
+            self.master.replica,
+            "mx1",
+            self.master.ask(lambda tables: tables.head()),
+            {},
+            [ADDRESS],
+            timing=Timing(),
+            chance=random.Random(1),
+            now=lambda: 0.0,
+        )
+
+    def write(self) -> None:
+        box = self.master.create()
+        self.master.do(lambda replica, txn: replica.add(txn, ACCOUNT, box, [mail("m1")]))
+        self.gossip.head = self.master.ask(lambda tables: tables.head())
+
+    def perform(self, steps: Steps[Any] | None, reply: Reply | None = None) -> list[Call]:
+        """Have the steps performed; what was asked of the peer."""
+        assert steps is not None, "there is something to say"
+        calls: list[Call] = []
+        result: Any = None
+        while True:
+            try:
+                effect = steps.send(result)
+            except StopIteration:
+                return calls
+            match effect:
+                case Persist(work):
+                    result = self.master.store.transact(work)
+                    self.gossip.head = self.master.ask(lambda tables: tables.head())
+                case Read(query):
+                    with self.master.store.snapshot() as snapshot:
+                        result = query(Tables(snapshot))
+                case Call():
+                    calls.append(effect)
+                    result = reply
+                case _:
+                    raise AssertionError(effect)
+
+    def meet(self, replica: ReplicaId) -> None:
+        """An exchange with a peer that has nothing yet."""
+        answer = encode_answer(ExchangeAnswer(Position(replica, "peer", Clock(), 0), ()))
+        (call,) = self.perform(self.gossip.converse(ADDRESS), Reply(200, replica, answer))
+        assert call.kind is Kind.EXCHANGE
+        assert decode_position(call.body).replica == 1
+
+
+def test_what_a_peer_took_counts_for_that_peer() -> None:
+    talker = Talker()
+    talker.write()
+    talker.meet(PEER)
+    (call,) = talker.perform(talker.gossip.converse(ADDRESS), Reply(204, PEER, b""))
+    assert call.kind is Kind.PUSH
+    assert talker.gossip.peers.count_covering(Dot(ReplicaId(1), 2)) == 1
+    assert talker.gossip.converse(ADDRESS) is None
+
+
+def test_one_disk_never_counts_for_two_replicas() -> None:
+    """The peer came back under another id: what that one takes says nothing of the one that was met."""
+    talker = Talker()
+    talker.write()
+    talker.meet(PEER)
+    talker.perform(talker.gossip.converse(ADDRESS), Reply(204, SUCCESSOR, b""))
+    assert talker.gossip.peers.count_covering(Dot(ReplicaId(1), 2)) == 0
+    talker.meet(SUCCESSOR)
+    talker.perform(talker.gossip.converse(ADDRESS), Reply(204, SUCCESSOR, b""))
+    assert talker.gossip.peers.count_covering(Dot(ReplicaId(1), 2)) == 1
+
+
+def test_what_is_refused_is_counted_whoever_called() -> None:
+    talker = Talker()
+    own = encode_delta(Delta(Dot(ReplicaId(1), 99), ACCOUNT, (Create(MailboxId(b"x" * 16)),)))
+    position = Position(PEER, "peer", Clock({PEER: 1}), 0)
+    answer = encode_answer(ExchangeAnswer(position, (own,)))
+    talker.perform(talker.gossip.converse(ADDRESS), Reply(200, PEER, answer))
+    assert talker.gossip.refused == 1
+    assert "said to be this replica's own" in str(talker.gossip.peers.sessions[ADDRESS].last_error)
+    with pytest.raises(PeerError, match="must not name the node itself"):
+        talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, encode_position(talker.gossip.position)))
+    with pytest.raises(PeerError):
+        talker.perform(talker.gossip.answer(Kind.PUSH, PEER, b"noise"))
+    assert talker.gossip.refused == 3
