@@ -27,6 +27,8 @@ class Deliver(Action, frozen=True):
     account: str = "alice"
     ack: int = 0
     """Wait until that many other nodes have it."""
+    wants_uids: bool = False
+    """Have the UIDs told (RFC 4315's APPENDUID), which shows them."""
 
 
 class Import(Action, frozen=True):
@@ -113,6 +115,7 @@ class Copy(Action, frozen=True):
 class CreateMailbox(Action, frozen=True):
     client: str
     name: str
+    role: str | None = None
 
 
 class RenameMailbox(Action, frozen=True):

@@ -9,6 +9,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -29,20 +30,32 @@ class Tally(msgspec.Struct, kw_only=True):
     first: int
     seeds: int
     planted: tuple[str, ...] = ()
-    done: set[int] = msgspec.field(default_factory=set)
-    """The chunks that were run, by their first seeds."""
+    done: dict[int, int] = msgspec.field(default_factory=dict)
+    """How many seeds of each chunk were run, by its first."""
     runs: int = 0
     reached: dict[str, int] = msgspec.field(default_factory=dict)
     failures: list[Failure] = msgspec.field(default_factory=list)
 
     def take(self, chunk: Chunk) -> None:
-        self.done.add(chunk.first)
+        start = chunk.first - (chunk.first - self.first) % CHUNK
+        self.done[start] = chunk.first + chunk.runs - start
         self.runs += chunk.runs
         self.reached = dict(Counter(self.reached) + Counter(chunk.reached))
-        self.failures += chunk.failures
+        self.failures = sorted([*self.failures, *chunk.failures], key=lambda failure: failure.seed)
+
+    def lacks(self) -> Iterator[tuple[int, int]]:
+        """The first seed and the number of those that are yet to be run, chunk by chunk."""
+        end = self.first + self.seeds
+        for start in range(self.first, end, CHUNK):
+            first = start + self.done.get(start, 0)
+            if first < min(start + CHUNK, end):
+                yield first, min(start + CHUNK, end) - first
 
     def save(self, file: Path) -> None:
-        file.write_bytes(msgspec.json.encode(self))
+        """Replace the file, so that it is whole whenever this is interrupted."""
+        new = file.with_name(f"{file.name}.new")
+        new.write_bytes(msgspec.json.encode(self))
+        new.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Tally:
@@ -54,7 +67,7 @@ class Tally(msgspec.Struct, kw_only=True):
 
 
 class Chunk(msgspec.Struct, kw_only=True):
-    """What came of some seeds."""
+    """What came of some seeds, up to the first failure if that was to be the end."""
 
     first: int
     runs: int = 0
@@ -99,12 +112,10 @@ def campaign(
     executor: Executor, workers: int, tally: Tally, *, stop: bool, progress: Callable[[Tally], None]
 ) -> None:
     """Run what the tally lacks, and add it up there; `progress` is called after each chunk."""
-    lacking = (
-        first for first in range(tally.first, tally.first + tally.seeds, CHUNK) if first not in tally.done
-    )
+    lacking = tally.lacks()
     running: set[Future[Chunk]] = set()
     try:
-        while True:
+        while not (stop and tally.failures):
             running |= set(_submit(executor, 2 * workers - len(running), lacking, tally, stop))
             if not running:
                 return
@@ -112,19 +123,13 @@ def campaign(
             for future in finished:
                 tally.take(future.result())
                 progress(tally)
-            if stop and tally.failures:
-                return
     finally:
         for future in running:
             future.cancel()
 
 
 def _submit(
-    executor: Executor, many: int, lacking: Iterator[int], tally: Tally, stop: bool
+    executor: Executor, many: int, lacking: Iterator[tuple[int, int]], tally: Tally, stop: bool
 ) -> Iterator[Future[Chunk]]:
-    end = tally.first + tally.seeds
-    for _ in range(many):
-        first = next(lacking, None)
-        if first is None:
-            return
-        yield executor.submit(run_chunk, tally.scenario, first, min(CHUNK, end - first), tally.planted, stop)
+    for first, seeds in islice(lacking, many):
+        yield executor.submit(run_chunk, tally.scenario, first, seeds, tally.planted, stop)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.message import MessageId
 from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Mailbox, Tables
@@ -23,7 +24,7 @@ from simulations.ledger import Ledger
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
-from simulations.watched import Note, Received
+from simulations.watched import Made, Note, Received
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
@@ -52,7 +53,7 @@ class Checks:
         self.world = world
         self.ledger = Ledger(world.config.accounts)
         self._answered: dict[Dot, str] = {}
-        self._lost_with_disk: Clock = Clock()
+        self._lost_with_disk: list[tuple[ReplicaId, int, int]] = []
         self._digests: dict[tuple[tuple[ReplicaId, int], ...], tuple[int, str]] = {}
         self._readers: dict[tuple[ReplicaId, Account, MailboxId], _Readers] = {}
         self._commits: Counter[str] = Counter()
@@ -61,8 +62,11 @@ class Checks:
 
     # Durability -----------------------------------------------------------------------------------------
 
-    def durable(self, machine: Machine, notes: list[Note]) -> None:
-        """A commit of this node has reached its disk."""
+    def durable(self, machine: Machine, notes: list[Note], touched: set[Account]) -> None:
+        """A commit of this node has reached its disk; those who wait for `touched` accounts are woken."""
+        changed = {note.account for note in notes if isinstance(note, Made | Received)}
+        asleep = sorted(changed - touched)
+        expect(not asleep, "who waits for a change is woken", f"{machine.name}: {asleep}")
         world = self.world
         self.ledger.enter(machine.replica.id, notes)
         received = [note.dot for note in notes if isinstance(note, Received)]
@@ -126,15 +130,16 @@ class Checks:
             return
         clock = machine.disk.durable_clock()
         expect(clock.covers(written.dot), "an answered write is durable", f"{machine.name}: {written.dot}")
+        expect(written.clock.covers(written.dot), "a token covers the write that it is for", f"{written}")
         expect(clock.includes(written.clock), "a token covers what is durable", f"{machine.name}")
         self._answered[written.dot] = what
         self.world.wrote()
 
-    def acknowledged(self, machine: Machine, dot: Dot, count: int) -> None:
-        """A client was told that so many other nodes have its write."""
+    def acknowledged(self, machine: Machine, dot: Dot, count: int, disks_lost: int) -> None:
+        """A client was told that so many other nodes have its write; before it, `disks_lost` were gone."""
         others = [m for m in self.world.machines.values() if m is not machine]
         holding = sum(m.disk.durable_clock().covers(dot) for m in others)
-        gone = self.world.disks_lost
+        gone = self.world.disks_lost - disks_lost
         expect(
             holding + gone >= count,
             "an acknowledgement counts disks",
@@ -170,11 +175,43 @@ class Checks:
             kept = kept.join(clock)
         if image:
             kept = kept.join(_clock_of(image))
-        gone = machine.disk.durable_clock().without(kept)
-        self._lost_with_disk = self._lost_with_disk.join(gone)
-        self.world.disks_lost += 1
+        own = machine.disk.durable_clock()
+        self._lost_with_disk += [
+            (replica, kept[replica], seq) for replica, seq in own.items() if kept[replica] < seq
+        ]
+        self.world.disks_lost += not machine.has_left
+
+    def _is_lost(self, dot: Dot) -> bool:
+        """Whether the last disk that had this delta is gone."""
+        return any(r == dot.replica and after < dot.seq <= up_to for r, after, up_to in self._lost_with_disk)
 
     # What clients see -----------------------------------------------------------------------------------
+
+    def told_uids(
+        self, machine: Machine, account: Account, mailbox: MailboxId, shown: Mapping[int, MessageId]
+    ) -> None:
+        """A client was told UIDs of what it has just added (RFC 4315); all of the mailbox count as shown."""
+        readers = self._readers.setdefault((machine.replica.id, account, mailbox), _Readers())
+        highest = readers.highest
+        for uid, id in shown.items():
+            self._show(readers, machine.name, uid, id, highest)
+        self._expect_mark(machine, account, mailbox, readers)
+
+    def _show(self, readers: _Readers, where: str, uid: int, id: str, highest: int) -> None:
+        """A reader is shown a message under this UID; `highest` is the highest that was shown before."""
+        known = readers.shown.get(uid)
+        if known is not None:
+            same = known == id
+            expect(same, "a shown UID never changes its meaning", f"{where}: {uid} was {known}, is {id}")
+        else:
+            expect(uid > highest, "a new UID is above all that were shown", f"{where}: {uid} after {highest}")
+            readers.shown[uid] = id
+            readers.highest = max(readers.highest, uid)
+
+    def _expect_mark(self, machine: Machine, account: Account, mailbox: MailboxId, readers: _Readers) -> None:
+        box = machine.disk.durable().mailbox(account, mailbox)
+        holds = box is None or box.shown >= readers.highest
+        expect(holds, "the shown mark is durable before a UID is shown", f"{machine.name}, {account}")
 
     def looked(
         self, machine: Machine, account: Account, mailbox: MailboxId, looked: Looked, token: Clock
@@ -190,33 +227,9 @@ class Checks:
         expect(uids == sorted(set(uids)), "every message has a UID of its own, ascending", f"{where}: {uids}")
         highest = readers.highest
         for message in found:
-            uid = int(message.uid)
-            known = readers.shown.get(uid)
-            if known is not None:
-                same = known == message.id
-                expect(
-                    same,
-                    "a shown UID never changes its meaning",
-                    f"{where}: {uid} was {known}, is {message.id}",
-                )
-            else:
-                expect(
-                    uid > highest, "a new UID is above all that were shown", f"{where}: {uid} after {highest}"
-                )
-                readers.shown[uid] = message.id
-                readers.highest = max(readers.highest, uid)
-        expect(
-            machine.disk.durable().mailbox(account, mailbox) is None
-            or self._durable_mark(machine, account, mailbox) >= readers.highest,
-            "the shown mark is durable before a UID is shown",
-            where,
-        )
+            self._show(readers, where, int(message.uid), message.id, highest)
+        self._expect_mark(machine, account, mailbox, readers)
         self.world.reached["mailbox read"] += 1
-
-    @staticmethod
-    def _durable_mark(machine: Machine, account: Account, mailbox: MailboxId) -> int:
-        box = machine.disk.durable().mailbox(account, mailbox)
-        return 0 if box is None else box.shown
 
     def followed(
         self,
@@ -236,8 +249,7 @@ class Checks:
         self.world.reached["changes followed"] += 1
 
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
-        lost = self._lost_with_disk
-        lacking = {r: s for r, s in token.items() if clock[r] < s and lost[r] < s}
+        lacking = token.without(clock)
         expect(not lacking, "a client with a token never reads older state", f"{machine.name}: {lacking}")
 
     def _content(
@@ -305,26 +317,31 @@ class Checks:
         found = agrees(permitted, view)
         expect(bool(found), "mailboxes are what the semantics table says", f"{where}, {account}: {found}")
         for id, its in listed.items():
-            self._register(
-                where, account, clock, (id.hex(), "annotation"), its.annotations.get(ANNOTATION, "")
-            )
-            self._register(where, account, clock, (id.hex(), "subscribed"), str(its.is_subscribed))
+            role = "inbox" if its.base_name == "INBOX" else ""
+            for key, shown, default in (
+                ("annotation", its.annotations.get(ANNOTATION, ""), ""),
+                ("subscribed", str(its.is_subscribed), "False"),
+                ("role", its.role or "", role),
+            ):
+                self._register(where, account, clock, (id.hex(), key), shown, default)
 
-    def _register(self, where: str, account: Account, clock: Clock, key: tuple[str, ...], shown: str) -> None:
+    def _register(
+        self, where: str, account: Account, clock: Clock, key: tuple[str, ...], shown: str, default: str
+    ) -> None:
+        """A property of the directory shows a value that nobody who had seen it has replaced."""
         last, _ = self.ledger.register(account, key, clock)
-        if last:
-            expect(
-                shown in last,
-                "a property is what was set last",
-                f"{where}: {key} is {shown!r}, not {sorted(last)}",
-            )
+        wanted = last or {default}
+        expect(
+            shown in wanted,
+            "a property is what was set last",
+            f"{where}: {key} is {shown!r}, not {sorted(wanted)}",
+        )
 
     # When all is quiet ----------------------------------------------------------------------------------
 
     def settled(self, machines: list[Machine]) -> None:
         """Faults have stopped and nothing is under way: all nodes hold the same, and what they ought to."""
         heads = [machine.disk.durable().head() for machine in machines]
-        first = machines[0]
         for machine, head in zip(machines, heads, strict=True):
             expect(
                 head.clock == heads[0].clock,
@@ -332,10 +349,26 @@ class Checks:
                 f"{machine.name}: {head.clock}",
             )
             for dot in self._answered:
-                kept = head.clock.covers(dot) or self._lost_with_disk.covers(dot)
+                kept = head.clock.covers(dot) or self._is_lost(dot)
                 expect(kept, "no answered write is lost", f"{dot} is not on {machine.name}")
         for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
             self.recount(machine)
+        for machine in machines:
+            for (replica, account, mailbox), readers in self._readers.items():
+                box = machine.disk.durable().mailbox(account, mailbox)
+                if replica == machine.replica.id and box is not None:
+                    above = box.uid_next > readers.highest
+                    expect(
+                        above,
+                        "a UID is never given twice",
+                        f"{machine.name}: {box.uid_next}, {readers.highest}",
+                    )
+        self.agree(machines)
+
+    def agree(self, machines: list[Machine]) -> None:
+        """All nodes hold the same, and it is what they ought to hold."""
+        heads = [machine.disk.durable().head() for machine in machines]
+        first = machines[0]
         views = [self._everything(machine, heads[0].clock) for machine in machines]
         for machine, head, view in zip(machines, heads, views, strict=True):
             same = view == views[0]

@@ -7,30 +7,33 @@ checks.  What a request could not do (no such mailbox, a name that is taken) is 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crdtmail import service, views
-from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
+from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps, read
-from crdtmail.errors import AlreadyExists, CannotCalculateChanges, NotFound, RequestError
+from crdtmail.errors import AlreadyExists, CannotCalculateChanges, Forbidden, NotFound, RequestError
 from crdtmail.replica import IncomingMessage, KeywordChange, Replica, Selection
 from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
 from simulations import actions, commands
 from simulations.violation import expect
-from simulations.watched import Commanded, Did, Registered, WatchedReplica, clock_in
+from simulations.watched import Commanded, Did, Made, Registered, clock_in
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
 
 TOKEN_WAIT_S = 5.0
 ACK_WAIT_S = 3.0
-EVERYTHING = 100_000
+EVERYTHING = 10_000
+PAGE = 4
 ANNOTATION = "/private/comment"
 SCRIPT = "main"
 
@@ -94,7 +97,7 @@ def look(machine: Machine, client: Client, name: str) -> Steps[None]:
     """Read a mailbox, not older than the client's token."""
     account, replica, token = client.account, machine.replica, client.token
     yield from service.wait_for_clock(machine.gossip, token, TOKEN_WAIT_S)
-    mailbox = yield from read(lambda tables: views.find_mailbox(tables, account, name))
+    mailbox = yield from _find(machine, account, name)
     looked = yield from service.read_mailbox(replica, account, mailbox, _look)
     machine.world.checks.looked(machine, account, mailbox, looked, token)
     client.token = client.token.join(looked.clock)
@@ -103,7 +106,11 @@ def look(machine: Machine, client: Client, name: str) -> Steps[None]:
 
 
 def _look(tables: Tables, box: Mailbox) -> Looked:
-    found = views.messages(tables, box, limit=EVERYTHING)
+    """All messages, page by page."""
+    found: list[views.MessageView] = []
+    while page := views.messages(tables, box, after=found[-1].uid if found else 0, limit=PAGE):
+        found += page
+        expect(len(found) <= EVERYTHING, "pages come to an end", f"{len(found)} messages")
     return Looked(tables.head().clock, box, found, views.position_now(box))
 
 
@@ -116,7 +123,7 @@ def follow(machine: Machine, client: Client) -> Steps[None]:
     if view is None or view.replica != machine.replica.id:
         return
     account, mailbox, copy, more = client.account, view.mailbox, dict(view.messages), True
-    position = view.position
+    position, pages = view.position, 0
     yield from service.wait_for_clock(machine.gossip, client.token, TOKEN_WAIT_S)
     while more:
         since = position
@@ -124,10 +131,12 @@ def follow(machine: Machine, client: Client) -> Steps[None]:
         def changes(tables: Tables, box: Mailbox, since: tuple[int, int] = since) -> Any:
             if box.number != view.number:
                 raise CannotCalculateChanges("the mailbox was deleted and came back")
-            page = views.changes(tables, box, since, limit=3)
+            page = views.changes(tables, box, since, limit=1 + since[1] % 3)
             return page, None if page.has_more else _look(tables, box)
 
         page, looked = yield from service.read_mailbox(machine.replica, account, mailbox, changes)
+        pages += 1
+        expect(pages < EVERYTHING, "pages of changes come to an end", f"{machine.name}: {position}")
         for uid in page.vanished:
             copy.pop(int(uid), None)
         copy |= {int(message.uid): message for message in page.changed}
@@ -149,22 +158,44 @@ def list_mailboxes(machine: Machine, client: Client) -> Steps[None]:
 
 
 # Writing ------------------------------------------------------------------------------------------------
+# A command says what it means before it is carried out: the reference is told what was asked for, and never
+# what the code under test made of it.
 
 
 def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
     """New mail, into a mailbox that is made if there is none of that name."""
-    account, keywords = action.account, frozenset(action.keywords)
+    account, keywords, world = action.account, frozenset(action.keywords), machine.world
     mailbox = yield from _mailbox_named(machine, account, action.mailbox)
     box = _identity(machine, account, mailbox)
     new = [mail(id, keywords) for id in action.messages]
+    shown: dict[int, MessageId] = {}
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
-        return [Did(commands.Add(box, id, keywords)) for id in replica.add(txn, account, mailbox, new)]
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        did += [Did(commands.Add(box, message.id, keywords)) for message in new]
+        before = _uids(txn, account, mailbox, new)
+        added = replica.add(txn, account, mailbox, new)
+        expect(added == [m.id for m in new], "what was delivered is told", f"{machine.name}: {added}")
+        after = _uids(txn, account, mailbox, new)
+        kept = all(after[id] == uid for id, uid in before.items())
+        expect(kept, "a message that is there keeps its UID", f"{machine.name}: {before}, then {after}")
+        if action.wants_uids:
+            told = replica.show_uids(txn, account, mailbox, added)
+            shown.update(_shown(txn, account, mailbox))
+            expect(
+                told == {id: uid for uid, id in shown.items() if id in told} and len(told) == len(added),
+                "the UIDs that are told are those that are shown",
+                f"{machine.name}: {told}, {shown}",
+            )
 
+    began, disks_lost = machine.now(), world.disks_lost
     written = yield from _write(machine, account, "delivered", run)
+    if shown:
+        world.checks.told_uids(machine, account, mailbox, shown)
     if action.ack and written.dot is not None:
         reached = yield from service.wait_for_replicas(machine.gossip, written.dot, action.ack, ACK_WAIT_S)
-        machine.world.checks.acknowledged(machine, written.dot, reached)
+        late = reached >= action.ack and machine.now() - began > ACK_WAIT_S + 1
+        expect(not late, "an acknowledgement comes as soon as enough have it", machine.name)
+        world.checks.acknowledged(machine, written.dot, reached, disks_lost)
 
 
 def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
@@ -174,28 +205,71 @@ def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
     box = _identity(machine, account, mailbox)
     new = [mail(id) for id in action.messages]
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        did += [Did(commands.Add(box, message.id), if_absent=True) for message in new]
+        before = _uids(txn, account, mailbox, new)
         added = replica.add(txn, account, mailbox, new, if_absent=True)
-        return [Did(commands.Add(box, id)) for id in added]
+        absent = [message.id for message in new if message.id not in before]
+        expect(added == absent, "an import adds what is absent", f"{machine.name}: {added}, not {absent}")
 
     yield from _write(machine, account, "imported", run)
+
+
+def _uids(
+    txn: Transaction, account: Account, mailbox: MailboxId, new: Iterable[IncomingMessage]
+) -> dict[MessageId, Uid]:
+    """The UIDs of those of the messages that are there."""
+    tables = Tables(txn)
+    box = tables.mailbox(account, mailbox)
+    if box is None:
+        return {}
+    found = ((message.id, tables.uid(box.number, message.id)) for message in new)
+    return {id: uid for id, uid in found if uid is not None}
+
+
+def _shown(txn: Transaction, account: Account, mailbox: MailboxId) -> dict[int, MessageId]:
+    """All messages of a mailbox by UID."""
+    tables = Tables(txn)
+    box = tables.mailbox(account, mailbox)
+    assert box is not None, "something was just added to it"
+    return {int(uid): id for uid, id, _ in tables.messages(box.number)}
+
+
+def _find(machine: Machine, account: Account, name: str) -> Steps[MailboxId]:
+    """The mailbox of this name.  Raises NotFound, which the reference must not know better."""
+    ledger = machine.world.checks.ledger
+    found, clock = yield from read(lambda tables: (_named(tables, account, name), tables.head().clock))
+    if found is None:
+        taken = ledger.history(account).is_taken(ledger.seen(account, clock), name)
+        expect(taken is not True, "a mailbox is found by its name", f"{machine.name}: {name}")
+        raise NotFound(f"there is no mailbox named {name!r}")
+    return found
+
+
+def _named(tables: Tables, account: Account, name: str) -> MailboxId | None:
+    try:
+        return views.find_mailbox(tables, account, name)
+    except NotFound:
+        return None
 
 
 def _mailbox_named(machine: Machine, account: Account, name: str) -> Steps[MailboxId]:
     """The mailbox of this name, which is made if there is none."""
     while True:
         try:
-            return (yield from read(lambda tables: views.find_mailbox(tables, account, name)))
+            return (yield from _find(machine, account, name))
         except NotFound:
-            yield from _create(machine, account, name)  # unless somebody else has just made it
+            pass
+        with suppress(AlreadyExists):  # somebody else has just made it
+            yield from _create(machine, account, name, None)
 
 
 def act(machine: Machine, client: Client, action: Any) -> Steps[None]:
     """What a client changes; afterwards it carries the token of its change."""
     account = client.account
     match action:
-        case actions.CreateMailbox(name=name):
-            written = yield from _create(machine, account, name)
+        case actions.CreateMailbox(name=name, role=role):
+            written = yield from _create(machine, account, name, role)
         case actions.RenameMailbox(name=name, to=to):
             written = yield from _rename(machine, account, name, to)
         case actions.DeleteMailbox(name=name):
@@ -209,16 +283,15 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[None]:
     client.token = client.token.join(written.clock)
 
 
-def _create(machine: Machine, account: Account, name: str) -> Steps[Written]:
-    ledger, replica = machine.world.checks.ledger, machine.replica
-    command = commands.Create(name)
+def _create(machine: Machine, account: Account, name: str, role: str | None) -> Steps[Written]:
+    ledger = machine.world.checks.ledger
 
-    def run(_: Replica, txn: Transaction) -> list[Did]:
-        try:
-            mailbox = replica.create_mailbox(txn, account, name)
-        except AlreadyExists:
-            return [Did(command, refused=True)]
-        return [Did(command, made=ledger.name_mailbox(account, mailbox, name))]
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        did.append(Did(commands.Create(name)))
+        mailbox = replica.create_mailbox(txn, account, name, role=role)
+        did[0] = did[0]._replace(made=ledger.name_mailbox(account, mailbox, name))
+        if role is not None:
+            did.append(Did(Registered((mailbox.hex(), "role"), role)))
 
     return (yield from _write(machine, account, f"created {name}", run))
 
@@ -229,29 +302,29 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
     assert view is not None, "a client without a view changes nothing"
     target = view.mailbox
     if isinstance(action, actions.Move | actions.Copy):
-        name = action.to
-        target = yield from read(lambda tables: views.find_mailbox(tables, account, name))
+        target = yield from _find(machine, account, action.to)
     chosen = client.part(action.part) if action.part is not None else []
     if action.part is not None and not chosen:
         return Written(None, client.token)
     # The numbers of a view mean something where they were shown; elsewhere messages go by their ids.
     by_uid = action.by_uid and view.replica == machine.replica.id
-    if by_uid:
-        which = Selection(uids=tuple((int(m.uid), int(m.uid)) for m in chosen))
+    if by_uid and chosen:
+        first, middle, last = (int(chosen[n].uid) for n in (0, len(chosen) // 2, -1))
+        which = Selection(uids=((first, last), (first, middle)))
     else:
         which = Selection(ids=tuple(m.id for m in chosen))
     box, there = _identity(machine, account, view.mailbox), _identity(machine, account, target)
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
-        meant = _meant(Tables(txn), account, view.mailbox, chosen) if by_uid else [m.id for m in chosen]
-        command, found = _perform(replica, txn, account, view.mailbox, target, action, which, (box, there))
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        meant = _meant(Tables(txn), account, view.mailbox, chosen, by_uid=by_uid)
+        did.append(Did(_command(action, box, there, tuple(meant))))
+        found = _perform(replica, txn, account, view.mailbox, target, action, which)
         if action.part is not None:
             expect(
-                set(found) <= set(meant) and (not by_uid or set(found) == set(meant)),
-                "a UID that was shown means the message that it was shown for",
+                set(found) == set(meant),
+                "a command takes the messages that were meant",
                 f"{machine.name}: {sorted(meant)} were meant, {sorted(found)} were taken",
             )
-        return [Did(command)]
 
     return (yield from _write(machine, account, type(action).__name__, run))
 
@@ -260,14 +333,34 @@ OnMessages = actions.Mark | actions.Expunge | actions.Move | actions.Copy
 
 
 def _meant(
-    tables: Tables, account: Account, mailbox: MailboxId, chosen: list[views.MessageView]
+    tables: Tables, account: Account, mailbox: MailboxId, chosen: list[views.MessageView], *, by_uid: bool
 ) -> list[MessageId]:
-    """Those of the chosen messages that are still there under the UID that the client knows."""
+    """Those of the chosen messages that are still there; by UID, under the one that the client knows."""
     box = tables.mailbox(account, mailbox)
     if box is None:
         return []
     number = box.number
-    return [m.id for m in chosen if tables.uid(number, m.id) == m.uid and not tables.is_stale(number, m.id)]
+    there = [(m, tables.uid(number, m.id)) for m in chosen]
+    if not by_uid:
+        return [m.id for m, uid in there if uid is not None]
+    return [m.id for m, uid in there if uid == m.uid and not tables.is_stale(number, m.id)]
+
+
+def _command(
+    action: OnMessages, box: commands.Mailbox, there: commands.Mailbox, ids: tuple[str, ...]
+) -> commands.Command:
+    """The command as the reference understands it."""
+    match action:
+        case actions.Mark(add=add, remove=remove):
+            return commands.Keywords(box, ids, frozenset(add), frozenset(remove))
+        case actions.Expunge(part=None):
+            return commands.ExpungeDeleted(box)
+        case actions.Expunge():
+            return commands.Expunge(box, ids)
+        case actions.Move():
+            return commands.Move(box, there, ids)
+        case actions.Copy():
+            return commands.Copy(box, there, ids)
 
 
 def _perform(
@@ -278,45 +371,44 @@ def _perform(
     target: MailboxId,
     action: OnMessages,
     which: Selection,
-    identities: tuple[commands.Mailbox, commands.Mailbox],
-) -> tuple[commands.Command, list[MessageId]]:
-    """The command as the reference understands it, and the messages that it took."""
-    box, there = identities
+) -> list[MessageId]:
+    """Carry it out; the messages that it took."""
     match action:
         case actions.Mark(add=add, remove=remove):
             change = KeywordChange(which, frozenset(add), frozenset(remove))
-            found = replica.change_keywords(txn, account, mailbox, [change])
-            return commands.Keywords(box, tuple(found), frozenset(add), frozenset(remove)), found
+            return replica.change_keywords(txn, account, mailbox, [change])
         case actions.Expunge(part=None):
-            return commands.ExpungeDeleted(box), replica.expunge(txn, account, mailbox, None)
+            return replica.expunge(txn, account, mailbox, None)
         case actions.Expunge():
-            found = replica.expunge(txn, account, mailbox, which)
-            return commands.Expunge(box, tuple(found)), found
+            return replica.expunge(txn, account, mailbox, which)
         case actions.Move():
-            found = replica.move(txn, account, mailbox, target, which)
-            return commands.Move(box, there, tuple(found)), found
+            return replica.move(txn, account, mailbox, target, which)
         case actions.Copy():
-            found = replica.copy(txn, account, mailbox, target, which)
-            return commands.Copy(box, there, tuple(found)), found
+            return replica.copy(txn, account, mailbox, target, which)
 
 
 def _write(
     machine: Machine,
     account: Account,
     what: str,
-    run: Callable[[Replica, Transaction], list[Did]],
+    run: Callable[[Replica, Transaction, list[Did]], None],
 ) -> Steps[Written]:
-    """Run a command that says what it did in the reference's terms, and take note of it with the delta."""
+    """Run a command that says what it means in the reference's terms; note it with its delta or refusal."""
     replica = machine.replica
 
     def noted(_: Replica, txn: Transaction) -> None:
         seen, place = clock_in(txn), len(replica.notes)
+        did: list[Did] = []
         try:
-            did = run(replica, txn)
-        except RequestError:
+            run(replica, txn, did)
+        except RequestError as error:
             replica.undo(place)
+            # A rename of several may be refused because of one; what is never allowed says nothing of names.
+            if len(did) == 1 and not isinstance(error, Forbidden):
+                replica.notes.append(Commanded(account, did[0]._replace(refused=True), seen, None))
             raise
-        dot = _last_dot(replica, txn) if len(replica.notes) > place else None
+        made = [note.dot for note in replica.notes[place:] if isinstance(note, Made)]
+        dot = made[0] if made else None  # a renumbering may have come behind it
         replica.notes += [Commanded(account, each, seen, dot) for each in did]
 
     _, written = yield from service.write(replica, noted)
@@ -326,44 +418,59 @@ def _write(
 
 def _rename(machine: Machine, account: Account, name: str, to: str) -> Steps[Written]:
     """Rename a mailbox and with it those below; each is a rename of its own to the reference."""
-    mailbox = yield from read(lambda tables: views.find_mailbox(tables, account, name))
+    mailbox = yield from _find(machine, account, name)
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         before = views.living_mailboxes(Tables(txn), account)
-        replica.rename_mailbox(txn, account, mailbox, to)
-        after = views.living_mailboxes(Tables(txn), account)
-        return [
-            Did(commands.Rename(_identity(machine, account, id), after[id].base_name), vacated=its.base_name)
-            for id, its in before.items()
-            if after[id].base_name != its.base_name
-        ]
+        shown = before[mailbox].name if mailbox in before else name
+        for id, its in before.items():
+            if id == mailbox or its.name.startswith(f"{shown}/"):
+                new = to + its.name[len(shown) :]
+                if new != its.name:
+                    command = commands.Rename(_identity(machine, account, id), new)
+                    did.append(Did(command, vacated=its.base_name))
+        is_allowed = "INBOX" not in (shown, to) and not to.startswith(f"{shown}/")
+        with _allowed(is_allowed or mailbox not in before, f"rename {shown} to {to}"):
+            replica.rename_mailbox(txn, account, mailbox, to)
 
     return (yield from _write(machine, account, f"renamed {name} to {to}", run))
 
 
 def _delete(machine: Machine, account: Account, name: str) -> Steps[Written]:
-    mailbox = yield from read(lambda tables: views.find_mailbox(tables, account, name))
+    mailbox = yield from _find(machine, account, name)
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
-        vacated = views.living_mailboxes(Tables(txn), account)[mailbox].base_name
-        replica.delete_mailbox(txn, account, mailbox)
-        return [Did(commands.Delete(_identity(machine, account, mailbox)), vacated=vacated)]
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        before = views.living_mailboxes(Tables(txn), account)
+        vacated = before[mailbox].base_name if mailbox in before else None
+        did.append(Did(commands.Delete(_identity(machine, account, mailbox)), vacated=vacated))
+        with _allowed(vacated != "INBOX", f"delete {name}"):
+            replica.delete_mailbox(txn, account, mailbox)
 
     return (yield from _write(machine, account, f"deleted {name}", run))
 
 
-def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> Steps[Written]:
-    mailbox = yield from read(lambda tables: views.find_mailbox(tables, account, action.mailbox))
+@contextmanager
+def _allowed(is_allowed: bool, what: str) -> Iterator[None]:
+    """Expect a command to be Forbidden exactly where it is not allowed."""
+    try:
+        yield
+    except Forbidden:
+        expect(not is_allowed, "what is allowed is not forbidden", what)
+        raise
+    expect(is_allowed, "what is never allowed is forbidden", what)
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
+
+def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> Steps[Written]:
+    mailbox = yield from _find(machine, account, action.mailbox)
+
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         annotations: dict[str, str | None] = {ANNOTATION: action.value or None}
         replica.describe_mailbox(
             txn, account, mailbox, is_subscribed=action.subscribed, annotations=annotations
         )
-        did = [Did(Registered((mailbox.hex(), "annotation"), action.value))]
+        did.append(Did(Registered((mailbox.hex(), "annotation"), action.value)))
         if action.subscribed is not None:
             did.append(Did(Registered((mailbox.hex(), "subscribed"), str(action.subscribed))))
-        return did
 
     return (yield from _write(machine, account, f"described {action.mailbox}", run))
 
@@ -371,16 +478,12 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
 def _put_script(machine: Machine, account: Account, lines: tuple[str, ...]) -> Steps[Written]:
     content = "".join(f"{line}\n" for line in lines)
 
-    def run(replica: Replica, txn: Transaction) -> list[Did]:
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         replica.change_script(txn, account, SCRIPT, content=content, is_active=True)
-        return [Did(Registered(("script",), content))]
+        did.append(Did(Registered(("script",), content)))
 
     return (yield from _write(machine, account, "wrote the script", run))
 
 
 def _identity(machine: Machine, account: Account, mailbox: MailboxId) -> commands.Mailbox:
     return machine.world.checks.ledger.identity(account, mailbox)
-
-
-def _last_dot(replica: WatchedReplica, txn: Transaction) -> Dot:
-    return Dot(replica.id, clock_in(txn)[replica.id])

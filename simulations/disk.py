@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from crdtmail.crdt.clock import Clock
 from crdtmail.errors import StoreError
 from crdtmail.store.interface import Snapshot, T, Table, Transaction
-from crdtmail.store.memory_store import Image, MemoryStore
+from crdtmail.store.memory_store import Changes, Image, MemoryStore
 from crdtmail.store.tables import Head, Tables
 
 DISK_FAILURES = ("I/O error", "disk full")
@@ -36,7 +36,7 @@ class Disk:
         self._how = ""
         self._power_cut: int | None = None
         self.commits = 0
-        self.is_damaged = False
+        self._damage: dict[tuple[Table, bytes], bytes] = {}
         self.backup: Image | None = None
         self.synced = Head()
         """The head of the last state that was synced."""
@@ -58,7 +58,8 @@ class Disk:
         return self._store.snapshot()
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
-        result = self.commit(work)
+        result, changes = self.prepare(work)
+        self.commit(changes)
         if self._power_cut is not None:
             keep, self._power_cut = self._power_cut, None
             self.crash(keep)
@@ -74,15 +75,20 @@ class Disk:
 
     # What a disk does -----------------------------------------------------------------------------------
 
-    def commit(self, work: Callable[[Transaction], T]) -> T:
-        """Run `work` and make its effects visible, but not yet durable."""
+    def prepare(self, work: Callable[[Transaction], T]) -> tuple[T, Changes]:
+        """Run `work` in a transaction of which nobody sees anything yet."""
+        return self._store.prepare(work)
+
+    def commit(self, changes: Changes) -> None:
+        """Make the changes visible, but not yet durable."""
         self.commits += 1
+        self._durable_head = None
         if self._fails_in is not None:
             self._fails_in -= 1
             if self._fails_in <= 0:
                 self._fails_in = None
                 raise StoreError(self._how)
-        return self._store.transact(work)
+        self._store.commit(changes)
 
     def sync(self) -> None:
         self._durable_head = None
@@ -108,7 +114,7 @@ class Disk:
 
     def durable_clock(self) -> Clock:
         """What a crash would leave of the clock."""
-        if not self.lies_about_sync or self.is_damaged:
+        if self.is_damaged:
             return self.synced.clock  # known without reading a record that may be damaged
         if self._durable_head is None:
             self._durable_head = self.durable().head()
@@ -133,9 +139,34 @@ class Disk:
         keys = sorted(self._store.image()[table])
         if not keys:
             return False
-        self._store.damage(table, keys[int(where * len(keys))])
-        self.is_damaged = True
+        key = keys[int(where * len(keys))]
+        self._store.damage(table, key)
+        self._damage[table, key] = self._store.image()[table][key]
         return True
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a record is damaged that nobody has written anew since."""
+        if not self._damage:
+            return False
+        image = self._store.image()
+        self._damage = {at: bad for at, bad in self._damage.items() if image[at[0]].get(at[1]) == bad}
+        return bool(self._damage)
+
+    def scan(self) -> str | None:
+        """Read every record, as an operator would who suspects the disk; what is wrong, if anything is."""
+        with self._store.snapshot() as snapshot:
+            try:
+                for table in Table:
+                    for _ in snapshot.scan(table, b""):
+                        pass
+            except StoreError as error:
+                return str(error)
+        return None
+
+    def may_fail(self, error: Exception) -> bool:
+        """Whether this error is of something that was done to this disk."""
+        return str(error) in DISK_FAILURES or self.is_damaged
 
     def image(self) -> Image:
         return self._store.image()
@@ -147,5 +178,5 @@ class Disk:
         self._durable_head = None
         self._store.next_place = self._place + b" %d" % self._swaps
         self._fails_in = None
-        self.is_damaged = False
+        self._damage.clear()
         self.synced = self.head()

@@ -46,6 +46,8 @@ def _node(chance: random.Random, config: Config) -> str:
 def _link(chance: random.Random, config: Config) -> tuple[str, str]:
     """Two nodes of which one calls the other, in either direction."""
     called = links(config)
+    if len(config.nodes) < 2:
+        raise ValueError("one node alone has no links that could fail")
     source = chance.choice([name for name in config.nodes if called[name]])
     pair = (source, chance.choice(called[source]))
     return pair if chance.random() < 0.5 else (pair[1], pair[0])

@@ -9,7 +9,7 @@ from crdtmail.crdt.codec import VERSION, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
 from crdtmail.crdt.names import make_mailbox_id
 from crdtmail.effects import Kind, Reply
-from crdtmail.errors import PeerError, StoreError
+from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
 from crdtmail.store.interface import Table
@@ -28,6 +28,8 @@ _STRANGER = ReplicaId(0xBAD)
 
 def apply(world: World, action: actions.AnyAction) -> None:
     """Let it happen now."""
+    if getattr(action, "account", world.config.accounts[0]) not in world.config.accounts:
+        return
     match action:
         case actions.Deliver():
             if (machine := _up(world, action.node)) is not None:
@@ -113,7 +115,8 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
                 world.reached["node left"] += 1
                 machine.leave()
         case actions.Pause(seconds=seconds):
-            machine.pause(seconds)
+            if machine.is_up:
+                machine.pause(seconds)
         case actions.Slow(factor=factor):
             world.reached["node slow"] += 1
             machine.slowness = factor
@@ -179,7 +182,7 @@ def _on_the_network(world: World, action: actions.AnyAction) -> None:
             if machine is not None and len(stale) > back:
                 world.reached["stale request replayed"] += 1
                 request = stale[-1 - back]
-                machine.serve(request, request.body, lambda _: None)
+                world.serve(machine, request, request.body, lambda _: None)
 
 
 def _stranger(world: World, action: actions.Stranger) -> None:
@@ -191,7 +194,7 @@ def _stranger(world: World, action: actions.Stranger) -> None:
     request = _strange(world, machine, action.what)
 
     def answered(outcome: Reply | Exception) -> None:
-        if isinstance(outcome, StoreError) and machine.disk.is_damaged:
+        if isinstance(outcome, PeerUnreachable) or machine.disk.may_fail(outcome):  # type: ignore[arg-type]
             return
         refused = isinstance(outcome, PeerError) and machine.gossip.refused > before
         expect(refused, "what is malformed is refused and counted", f"{action.what}: {outcome}")

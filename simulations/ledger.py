@@ -12,7 +12,7 @@ from itertools import takewhile
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import make_mailbox_id
-from simulations.commands import Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
+from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
 from simulations.watched import Commanded, Made, Note, Received, Registered
@@ -121,6 +121,8 @@ class Ledger:
                 it.registers.setdefault(did.what.key, []).append((note.dot, note.seen, did.what.value))
             return
         seen = self.seen(note.account, note.seen)
+        if did.if_absent and isinstance(did.what, Add) and self._is_there(it, seen, did.what):
+            return
         is_certain = not self._spread(note.account, seen, did.what)
         try:
             change = it.history.record(
@@ -172,6 +174,10 @@ class Ledger:
         it = self._accounts[account]
         return (mailbox, message) not in it.uncertain and it.history.is_whole(seen, mailbox, message)
 
+    @staticmethod
+    def _is_there(it: _Seen, seen: int, addition: Add) -> bool:
+        return it.history.keywords(seen, addition.mailbox, addition.message) is not None
+
     def register(self, account: Account, key: tuple[str, ...], clock: Clock) -> tuple[set[str], set[str]]:
         """What a register may show where so much is seen, and everything it was ever set to: a value that was
         set by one who had seen another's replaces it."""
@@ -180,9 +186,9 @@ class Ledger:
         return last, {value for _, _, value in written}
 
     def _attach(self, account: Account, dot: Dot, change: int) -> None:
-        """The change is part of this delta, which is the last of its replica's so far."""
+        """The change is part of this delta."""
         it = self._accounts[account]
         masks = it.masks[dot.replica]
-        assert len(masks) == dot.seq + 1, "a command makes one delta, the last so far"
-        masks[-1] |= 1 << change
+        for seq in range(dot.seq, len(masks)):
+            masks[seq] |= 1 << change
         it.changes.setdefault(dot, []).append(change)

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.delta import Account
 from crdtmail.effects import Call, Compute, Kind, Persist, PersistThenRead, Read, Reply, Steps, Wait
 from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError
+from crdtmail.gossip import conversation
 from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
-from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_DELTA, MAX_GROUP, MAX_WRITES_WAITING
+from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GROUP, MAX_WRITES_WAITING
 from crdtmail.store.interface import Transaction
-from crdtmail.store.memory_store import Image
-from crdtmail.store.tables import Tables
+from crdtmail.store.memory_store import Changes, Image
+from crdtmail.store.tables import Head, Tables
 from crdtmail.store.writer import Failed, run_group
 from crdtmail.views import living_mailboxes
 from simulations.chance import Draws, generator
@@ -29,7 +31,7 @@ from simulations.disk import DISK_FAILURES, Disk, PowerCut
 from simulations.memo import decoded_answer, decoded_delta, decoded_position
 from simulations.network import Request
 from simulations.violation import expect
-from simulations.watched import WatchedReplica
+from simulations.watched import Note, WatchedReplica
 
 if TYPE_CHECKING:
     from simulations.world import World
@@ -38,12 +40,26 @@ Done = Callable[[Any, Exception | None], None]
 
 _READ_US = (20, 800)  # a read: from a page in memory to one from the disk
 _RESTART_US = 50_000
+_ADVANCE_US = 30  # from a commit in the writer's thread until the event loop hears of it
 
 
 class _Write(NamedTuple):
     work: Callable[[Transaction], Any]
     query: Callable[[Tables], Any] | None
     resume: Done
+
+
+class _Batch(NamedTuple):
+    """A group of writes that have run, and what they would change."""
+
+    writes: list[_Write]
+    outcomes: list[Any]
+    changes: Changes
+    notes: list[Note]
+    touched: set[Account]
+
+
+_Answer = tuple[Any, Exception | None]
 
 
 class _Waiter(NamedTuple):
@@ -77,13 +93,16 @@ class Machine:
         self._ids_before: set[ReplicaId | None] = set()
         """The ids of replicas whose disk was taken away from here."""
         self._now_base = (0.0, 0.0)  # this machine's time, and the world's, when the drift last changed
-        self.serving = 0
-        """Requests that it has yet to answer."""
+        self._under_way = 0  # commits of which the core has yet to hear
+        self.requests = 0
+        """Requests of clients that it is at work on."""
+        self.serving: dict[Callable[[Reply | Exception], None], None] = {}
+        """How it is to answer the requests that it is at work on."""
         self._waiting: deque[_Write] = deque()
         self._is_writing = False
         self._waiters: list[_Waiter] = []
         self._timers: dict[str, int] = {}
-        self._read_chance = generator(world.seed, "reads", name)
+        self._reads = 0
 
     # Clocks ---------------------------------------------------------------------------------------------
 
@@ -173,7 +192,10 @@ class Machine:
             expect(now == synced, "a reopened store is what was synced last", f"{self.name}: {now}, {synced}")
         self._waiting.clear()
         self._is_writing = False
-        self.serving = 0
+        self.requests = self._under_way = 0
+        serving, self.serving = self.serving, {}
+        for reply in serving:
+            reply(PeerUnreachable("the connection was reset"))
         self._waiters.clear()
         self._timers.clear()
         self.world.checks.crashed(self)
@@ -220,7 +242,9 @@ class Machine:
         self.slowness = 1.0
         self.set_drift(1.0)
         self.disk.fail_no_more()
-        if self.disk.is_damaged:
+        found = self.disk.scan()
+        expect(bool(found) == self.disk.is_damaged, "a damaged record is noticed", f"{self.name}: {found}")
+        if found:
             self.crash("its disk is damaged")
             self.replace_disk("damaged", {})
         self.world.after(1, self.start)
@@ -259,29 +283,33 @@ class Machine:
             case PersistThenRead(work, query):
                 self._enqueue(_Write(work, query, resume))
             case Read(query):
-                self._after_read(life, lambda: self._read(query, resume))
+                self._after_read(lambda: resume(*self._query(query)))
             case Compute(work):
-                self._after_read(life, lambda: resume(work(), None))
+                self._after_read(lambda: resume(work(), None))
             case Call():
                 self._call(effect, resume)
             case Wait(condition, timeout_s):
                 self._wait(condition, timeout_s, resume)
 
-    def _after_read(self, life: int, then: Callable[[], None]) -> None:
+    def _after_read(self, then: Callable[[], None]) -> None:
         least, most = _READ_US
-        drawn = self._read_chance.random()
-        delay = int((least + (most - least) * drawn * drawn) * self.slowness)
-        self.world.after(delay, lambda: then() if self.life == life else None, self)
+        self._reads += 1
+        drawn = Draws(self.world.seed, "read", self.name, self.life, self._reads).take()
+        self._later(int((least + (most - least) * drawn * drawn) * self.slowness), then)
 
-    def _read(self, query: Callable[[Tables], Any], resume: Done) -> None:
+    def _later(self, delay_us: int, then: Callable[[], None]) -> None:
+        """Do something after so long, if this life lasts so long."""
+        life = self.life
+        self.world.after(delay_us, lambda: then() if self.life == life else None, self)
+
+    def _query(self, query: Callable[[Tables], Any]) -> _Answer:
+        """What a query on the last committed state gives, or what it raises."""
         try:
             with self.disk.snapshot() as snapshot:
-                value = query(Tables(snapshot))
+                return query(Tables(snapshot)), None
         except CrdtmailError as error:
             self._store_failed(error)
-            resume(None, error)
-            return
-        resume(value, None)
+            return None, error
 
     def _store_failed(self, error: CrdtmailError) -> None:
         if isinstance(error, StoreError):
@@ -301,6 +329,11 @@ class Machine:
                 resume(condition(), None)
 
         self.world.after(self._until_us(timeout_s), give_up, self)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is at work on nothing that anybody asked of it."""
+        return not (self.requests or self.serving or self._waiting or self._is_writing or self._under_way)
 
     def progress(self) -> None:
         """Something was committed, or heard of a peer."""
@@ -324,29 +357,28 @@ class Machine:
         group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
         # Who wants to read what the commit left comes last in it, as in the real writer.
         group.sort(key=lambda write: write.query is not None)
+        # The works run now, in a transaction of which nobody sees anything until it is durable.
+        outcomes, changes = self.disk.prepare(lambda txn: run_group(txn, [write.work for write in group]))
+        batch = _Batch(group, outcomes, changes, self.replica.take_notes(), self.replica.take_touched())
         least, most = self.world.config.fsync_s
         drawn = Draws(self.world.seed, "fsync", self.name, self.life, self.disk.commits).take()
         delay = int((least + (most - least) * drawn) * 1e6 * self.slowness)
-        life = self.life
-        self.world.after(delay, lambda: self._commit(group) if self.life == life else None, self)
+        self._later(delay, lambda: self._commit(batch))
 
-    def _commit(self, group: list[_Write]) -> None:
+    def _commit(self, batch: _Batch) -> None:
         if self._crashes("before persist"):
             return
-        replica, world = self.replica, self.world
+        world = self.world
         try:
-            outcomes = self.disk.commit(lambda txn: run_group(txn, [write.work for write in group]))
+            self.disk.commit(batch.changes)
         except StoreError as error:
-            world.reached[str(error)] += 1
-            self.crash(str(error))  # stop rather than go on
-            world.after(_RESTART_US, self.start)
+            self._fail(batch, error)
             return
-        notes = replica.take_notes()
         if self.crash_at == "in persist":
             keep = int(Draws(world.seed, "torn", self.name, self.life).take() * 2)
             world.reached["commit kept by a crash" if keep else "commit lost by a crash"] += 1
             if keep:
-                world.checks.durable(self, notes)
+                world.checks.durable(self, batch.notes, batch.touched)
             self._crashes("in persist", keep)
             return
         try:
@@ -356,14 +388,24 @@ class Machine:
             self.crash("its store is damaged")
             self.replace_disk("damaged", {})
             return
-        world.checks.durable(self, notes)
-        self._is_writing = False
+        world.checks.durable(self, batch.notes, batch.touched)
         if self._crashes("after persist"):
             return
-        self.gossip.head = self.disk.synced
+        read = [self._query(write.query) if write.query is not None else None for write in batch.writes]
+        # The writer goes on at once; the rest of the node hears of the commit a moment later.
+        head = self.disk.synced
+        self._under_way += 1
+        self._later(_ADVANCE_US, lambda: self._advance(batch, head, read))
+        self._is_writing = False
+        self._write_next()
+
+    def _advance(self, batch: _Batch, head: Head, read: list[_Answer | None]) -> None:
+        """A commit is durable: the core hears of it, and then whoever waited for it."""
+        self._under_way -= 1
+        self.gossip.head = head
         life = self.life
         self.progress()
-        for write, outcome in zip(group, outcomes, strict=True):
+        for write, outcome, answer in zip(batch.writes, batch.outcomes, read, strict=True):
             if self.life != life:
                 return
             if isinstance(outcome, Failed):
@@ -371,12 +413,20 @@ class Machine:
                     raise outcome.error
                 self._store_failed(outcome.error)
                 write.resume(None, outcome.error)
-            elif write.query is not None:
-                self._read(write.query, write.resume)
+            elif answer is not None:
+                write.resume(*answer)
             else:
                 write.resume(outcome, None)
-        if self.life == life:
-            self._write_next()
+
+    def _fail(self, batch: _Batch, error: StoreError) -> None:
+        """The medium fails: everybody hears that, and the node stops rather than go on."""
+        self.world.reached[str(error)] += 1
+        life = self.life
+        for write in [*batch.writes, *self._waiting]:
+            if self.life == life:
+                write.resume(None, error)
+        self.crash(str(error))
+        self.world.after(_RESTART_US, self.start)
 
     def _crashes(self, boundary: str, keep: int = 0) -> bool:
         if self.crash_at != boundary:
@@ -442,6 +492,9 @@ class Machine:
                 resume(value, error)
 
         def answered(reply: Reply | PeerError) -> None:
+            if self.is_paused:
+                self.held.append(lambda: answered(reply))
+                return
             if isinstance(reply, Reply):
                 if reply.status == 409:
                     world.reached["gap answered"] += 1
@@ -461,11 +514,11 @@ class Machine:
         world.after(self._until_us(GOSSIP_TIMEOUT_S), give_up, self)
 
     def serve(self, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]) -> None:
-        """A peer, or a stranger, asks."""
-        self.serving += 1
+        """A peer, or a stranger, asks.  If this life ends meanwhile, the connection does too."""
+        self.serving[reply] = None
 
         def done(value: Any, error: Exception | None) -> None:
-            self.serving -= 1
+            del self.serving[reply]
             if error is None:
                 self._check_answered(value)
             reply(value if error is None else error)
@@ -491,9 +544,6 @@ class Machine:
 
     def _check_deltas(self, deltas: tuple[bytes, ...]) -> None:
         size = sum(map(len, deltas))
-        expect(
-            len(deltas) <= 1 or size <= BATCH_BYTES + MAX_DELTA,
-            "a batch keeps within its limit",
-            f"{size} bytes",
-        )
+        limit: int = vars(conversation)["BATCH_BYTES"]  # which a run may have drawn in
+        expect(len(deltas) <= 1 or size <= limit, "a batch keeps within its limit", f"{size} bytes")
         self.world.checks.told_deltas(self, [decoded_delta(data).dot for data in deltas])

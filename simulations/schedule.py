@@ -36,5 +36,8 @@ def swarm(seed: int, config: Config) -> Config:
             faults[name] = "high" if drawn > 0.92 else "on"
     topology = chance.choice(("mesh", "mesh", "mesh", "chain", "star", "one way"))
     late = (config.nodes[-1],) if "join" in faults else ()
-    accounts = config.accounts[: 1 if chance.random() < 0.7 else None]
-    return msgspec.structs.replace(config, faults=faults, topology=topology, late=late, accounts=accounts)
+    accounts = config.accounts[: 1 if chance.random() < 0.6 else None]
+    small = chance.random() < 0.3
+    return msgspec.structs.replace(
+        config, faults=faults, topology=topology, late=late, accounts=accounts, has_small_limits=small
+    )

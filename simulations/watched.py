@@ -44,6 +44,8 @@ class Did(NamedTuple):
     """What a client's command did, in the terms of the reference's `History.record`."""
 
     what: Command | Registered
+    if_absent: bool = False
+    """An addition that is none where the message is there already."""
     refused: bool = False
     made: Mailbox | None = None
     vacated: str | None = None

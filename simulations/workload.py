@@ -12,8 +12,8 @@ from simulations import actions
 from simulations.actions import Event
 from simulations.config import Config
 
-NAMES = ("INBOX", "Work", "Archive", "Work/Done", "Play")
-KEYWORDS = ("$seen", "$answered", "$flagged", "$deleted", "todo")
+NAMES = ("INBOX", "Work", "Archive", "Work/Done", "Work2", "Play")
+KEYWORDS = ("$seen", "$draft", "$flagged", "$deleted", "todo")
 LINES = ("require 'fileinto';", "if true { keep; }", "stop;", "discard;", "redirect 'x@example.org';")
 
 
@@ -34,14 +34,16 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
             yield from mail.arrives(at)
             continue
         client = chance.choice(clients)
-        if drawn < 0.3 and len(clients) >= 2 * len(config.accounts):
+        if drawn < 0.3 and len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1:
             yield from _duel(chance, config, at, client, accounts)
         elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
             yield Event(at, actions.Look(client, _name(chance)))
-        elif drawn < 0.43:
+        elif drawn < 0.36:
+            yield from _resurrection(chance, config, at, client, accounts[client])
+        elif drawn < 0.46:
             yield from _folders(chance, at, client)
-        elif drawn < 0.48:
+        elif drawn < 0.5:
             yield from _listing(chance, at, client)
         else:
             yield from _session(chance, at, client)
@@ -73,8 +75,9 @@ class _Mail:
                 yield Event(at, actions.Import(importer, messages, name, account))
             return
         keywords = tuple(sorted(chance.sample(KEYWORDS, int(chance.random() * 3))))
-        ack = 1 if chance.random() < 0.2 else 0
-        yield Event(at, actions.Deliver(node, messages, name, keywords, account, ack))
+        ack = 1 + int(chance.random() * (len(config.nodes) - 1)) if chance.random() < 0.25 else 0
+        wants_uids = chance.random() < 0.25
+        yield Event(at, actions.Deliver(node, messages, name, keywords, account, ack, wants_uids))
 
 
 def _name(chance: random.Random) -> str:
@@ -138,17 +141,36 @@ def _duel(
         yield Event(at + 0.25, actions.Move(rival, chance.choice(NAMES), part))
 
 
+def _resurrection(
+    chance: random.Random, config: Config, at: float, client: str, account: str
+) -> Iterator[Event]:
+    """A folder is deleted where it was read, while mail comes into it elsewhere: it comes back."""
+    here, there = chance.sample(config.nodes, 2)
+    name = chance.choice(NAMES[1:])
+    ids = tuple(f"r{round(at * 1000)}-{n}" for n in range(4))
+    yield Event(at, actions.Deliver(here, ids[:2], name, account=account))
+    yield Event(at, actions.Connect(client, here, account))
+    yield Event(at + 0.2, actions.Look(client, name))
+    yield Event(at + 0.5, actions.DeleteMailbox(client, name))
+    yield Event(at + 0.5, actions.Deliver(there, ids[2:3], name, account=account))
+    yield Event(at + 1.5, actions.Deliver(here, ids[3:], name, account=account))
+    yield Event(at + 1.7, actions.Look(client, name))
+
+
 def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
     drawn, name = chance.random(), chance.choice(NAMES)
-    if drawn < 0.3:
-        yield Event(at, actions.CreateMailbox(client, name))
-    elif drawn < 0.65:
+    if drawn < 0.25:
+        role = chance.choice((None, None, "archive", "sent"))
+        yield Event(at, actions.CreateMailbox(client, name, role))
+    elif drawn < 0.5:
         yield Event(at, actions.RenameMailbox(client, name, chance.choice(NAMES)))
-    elif drawn < 0.85:
+    elif drawn < 0.7:
         yield Event(at, actions.DeleteMailbox(client, name))
-    elif drawn < 0.95:
-        subscribed = None if chance.random() < 0.5 else chance.random() < 0.5
-        yield Event(at, actions.Annotate(client, name, f"note {int(chance.random() * 9)}", subscribed))
+    elif drawn < 0.92:
+        for turn in range(1 + int(chance.random() * 3)):
+            subscribed = None if chance.random() < 0.3 else chance.random() < 0.5
+            value = f"note {int(chance.random() * 9)}" if chance.random() < 0.7 else ""
+            yield Event(round(at + turn * 0.1, 4), actions.Annotate(client, name, value, subscribed))
     else:
         lines = tuple(line for line in LINES if chance.random() < 0.6)
         yield Event(at, actions.PutScript(client, lines))

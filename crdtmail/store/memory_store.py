@@ -16,7 +16,7 @@ from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, unse
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
-_Overlay = dict[Table, dict[bytes, bytes | None]]
+Changes = dict[Table, dict[bytes, bytes | None]]
 
 
 class MemoryStore:
@@ -25,7 +25,7 @@ class MemoryStore:
     def __init__(self, *, sync_on_commit: bool = True, place: bytes = b"memory") -> None:
         self.next_place = place
         self._live: _Tables = {table: SortedDict() for table in Table}
-        self._unsynced: list[_Overlay] = []
+        self._unsynced: list[Changes] = []
         """For each commit that is not durable yet, what it replaced."""
         self._sync_on_commit = sync_on_commit
         self._shared = 0  # snapshots that look at the live tables
@@ -46,12 +46,20 @@ class MemoryStore:
             self._shared -= 1
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
+        result, changes = self.prepare(work)
+        self.commit(changes)
+        return result
+
+    def prepare(self, work: Callable[[Transaction], T]) -> tuple[T, Changes]:
+        """Run `work`, and give with its result what it would change: nobody sees that before it is committed."""
         transaction = _View(self._live, None)
-        result = work(transaction)
-        replaced = self._apply(transaction.overlay)
+        return work(transaction), transaction.overlay
+
+    def commit(self, changes: Changes) -> None:
+        """Make visible what the last `prepare` gave."""
+        replaced = self._apply(changes)
         if not self._sync_on_commit:
             self._unsynced.append(replaced)
-        return result
 
     def sync(self) -> None:
         """Make durable all that was committed."""
@@ -99,9 +107,9 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _apply(self, changes: _Overlay) -> _Overlay:
+    def _apply(self, changes: Changes) -> Changes:
         """Make the changes; what they replaced, in the same form."""
-        replaced: _Overlay = {}
+        replaced: Changes = {}
         for table, rows in changes.items():
             if self._shared:
                 self._live[table] = SortedDict(self._live[table])
@@ -121,7 +129,7 @@ class _View:
     def __init__(self, base: _Tables, parent: _View | None) -> None:
         self._base = base
         self._parent = parent
-        self.overlay: _Overlay = {}
+        self.overlay: Changes = {}
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         record = self._record(table, key)

@@ -70,10 +70,10 @@ def convergence_against_nodes(rows: Sequence[Row], file: Path) -> list[Path]:
 
 def renumberings_against_partition(rows: Sequence[Row], file: Path) -> list[Path]:
     """Rows with `partition_s`, `masters` and `renumberings`: how many new UIDs a message got."""
-    title = "How many messages get a new UID after a partition, by its length"
+    title = "How many new UIDs a message gets after a partition, by its length"
     said = [
-        "Masters that cannot reach each other give the same UIDs to different new messages. "
-        "When the partition ends, some of these get new UIDs.",
+        "A UID that comes in below what readers have already seen cannot be shown, and is replaced. "
+        "Here each master has a reader who looks at everything at once: the worst case.",
         _SUMMARY,
     ]
     with drawing():
@@ -103,7 +103,9 @@ def redundancy_by_topology(rows: Sequence[Row], file: Path) -> list[Path]:
                 part = [row for row in rows if row["topology"] == topology and row["nodes"] == count]
                 at = place + (number - (len(counts) - 1) / 2) * step
                 _draw_box(axes, at, 0.4 * step, [row["redundancy"] for row in part], look)
-        axes.set_xticks(range(len(topologies)), [_NAMES["topology"](name) for name in topologies])
+        axes.set_xticks(
+            range(len(topologies)), [_say_topology(name).replace(": ", ":\n") for name in topologies]
+        )
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.6, max(len(topologies), 1) - 0.4)
         axes.grid(False, axis="x")
@@ -119,8 +121,8 @@ def growth(rows: Sequence[Row], file: Path) -> list[Path]:
     names = _values(rows, "topology")
     looks = looks_for([_say_topology(name) for name in names], is_ordered=False)
     said = [
-        "What it takes to bring one change to every node of a cluster that is quiet otherwise. In the first round "
-        "it goes from its origin to the peers of that node, in each further one, half a second later, to theirs.",
+        "What it takes to bring one change to every node of a cluster that is quiet otherwise. In the first "
+        "round it goes to the peers of its origin, in each further one, half a second later, to theirs.",
         "Points: median of the runs. Dotted line: the least possible.",
     ]
     with drawing():

@@ -97,7 +97,7 @@ class Cluster(World):
         """Nothing is under way, and every node knows of each that it calls that it has everything."""
         return self.network.under_way == 0 and all(
             machine.is_up
-            and machine.serving == 0
+            and not machine.serving
             and session.known.includes(machine.gossip.head.clock)
             and session.peer is not None
             for machine in self.machines.values()

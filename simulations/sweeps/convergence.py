@@ -15,7 +15,8 @@ from simulations.network import Weather
 from simulations.sweeps.cluster import Cluster
 from simulations.sweeps.point import Row, Sweep
 
-TOPOLOGIES = ("mesh", "ring", "star", "chain")
+TOPOLOGIES = ("mesh", "ring", "star", "chain", "hubs 3", "random 4")
+_DRAWN_ALONE = ("mesh", "ring", "star", "random 4")
 _CHANGES_PER_S = 1
 _SECONDS = 10.0
 _LIMIT_S = 24 * 3600.0
@@ -48,9 +49,10 @@ def draw(rows: Sequence[Row], file: Path) -> list[Path]:
     from simulations.pictures import plot
 
     stem = file.with_suffix("") if file.suffix in (".png", ".svg") else file
+    alone = [row for row in rows if row["topology"] in _DRAWN_ALONE]
     some = [row for row in rows if row["loss"] in (0.0, 0.1, 0.3)]
     return [
-        *plot.convergence_against_loss(rows, stem.with_name(f"{stem.name}-loss")),
+        *plot.convergence_against_loss(alone, stem.with_name(f"{stem.name}-loss")),
         *plot.convergence_against_nodes(some, stem.with_name(f"{stem.name}-nodes")),
     ]
 

@@ -33,10 +33,10 @@ class Point(NamedTuple):
 
 
 def points(quick: bool) -> Iterator[Point]:
-    for accounts in (10, 100) if quick else (100, 1000):
+    for accounts in (5, 50) if quick else (100, 1000):
         yield Point(accounts, 10, 0)
         yield Point(accounts, 10, 10)
-    yield Point(2 if quick else 10, 200, 0)
+    yield Point(1 if quick else 10, 200, 0)
 
 
 def measure(point: Point) -> list[Row]:

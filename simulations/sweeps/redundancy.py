@@ -13,7 +13,7 @@ from typing import NamedTuple
 from simulations.sweeps.cluster import Cluster
 from simulations.sweeps.point import Row, Sweep
 
-TOPOLOGIES = ("mesh", "ring", "star", "chain")
+TOPOLOGIES = ("mesh", "ring", "star", "chain", "hubs 3", "random 4")
 _CHANGES_PER_S = 10
 _SECONDS = 4.0
 _LIMIT_S = 3600.0
