@@ -1,7 +1,8 @@
 """Chance that depends on nothing but what it is asked for.
 
 A draw is keyed by the seed and by what it is for (a link and the number of the message on it, a node and the
-number of its commit), so taking one event out of a run leaves every other draw as it was.
+number of its commit), so what happens elsewhere leaves it as it was, and taking an event out of a run shifts
+only what comes later in the same place.
 """
 
 from __future__ import annotations

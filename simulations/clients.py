@@ -18,7 +18,7 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps, read
-from crdtmail.errors import AlreadyExists, CannotCalculateChanges, Forbidden, NotFound, RequestError
+from crdtmail.errors import AlreadyExists, CannotCalculateChanges, CrdtmailError, Forbidden, NotFound
 from crdtmail.replica import IncomingMessage, KeywordChange, Replica, Selection
 from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
@@ -401,10 +401,10 @@ def _write(
         did: list[Did] = []
         try:
             run(replica, txn, did)
-        except RequestError as error:
+        except CrdtmailError as error:
             replica.undo(place)
             # A rename of several may be refused because of one; what is never allowed says nothing of names.
-            if len(did) == 1 and not isinstance(error, Forbidden):
+            if len(did) == 1 and isinstance(error, NotFound | AlreadyExists):
                 replica.notes.append(Commanded(account, did[0]._replace(refused=True), seen, None))
             raise
         made = [note.dot for note in replica.notes[place:] if isinstance(note, Made)]

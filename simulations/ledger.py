@@ -40,6 +40,8 @@ class Ledger:
 
     def __init__(self, accounts: Iterable[Account]) -> None:
         self._accounts = {account: _Seen() for account in accounts}
+        self.left_open = 0
+        """How often a command was given on a message of which its node had seen an effect before the cause."""
         self.flags_followed = 0
         """How often a flag was put after a message that had been moved elsewhere."""
         self.made: dict[ReplicaId, int] = {}
@@ -164,6 +166,7 @@ class Ledger:
             case _:
                 return False
         found = [id for id in messages if not self.is_certain(account, seen, box, id)]
+        self.left_open += len(found)
         it.uncertain.update((box, id) for id in found)
         if isinstance(command, Move | Copy):
             it.uncertain.update((command.target, id) for id in found)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, Delta, Operation
+from crdtmail.errors import CrdtmailError
 from crdtmail.replica import Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.tables import Tables, WritableTables
@@ -73,7 +74,11 @@ class WatchedReplica(Replica):
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
         place = len(self.notes)
-        outcome = super().receive(txn, delta, data)
+        try:
+            outcome = super().receive(txn, delta, data)
+        except CrdtmailError:
+            self.undo(place)
+            raise
         if outcome is Outcome.APPLIED:
             self.notes.insert(place, Received(delta.dot, delta.account, before, len(data)))
         return outcome

@@ -388,8 +388,13 @@ def run(
     result.at_s = world.now_us / 1e6
     result.trace = world.trace
     result.reached = world.reached
-    if world.checks.ledger.flags_followed:
-        result.reached["flag followed a move"] += world.checks.ledger.flags_followed
+    ledger = world.checks.ledger
+    for name, times in (
+        ("flag followed a move", ledger.flags_followed),
+        ("left open by the semantics", ledger.left_open),
+    ):
+        if times:
+            result.reached[name] += times
     needed = sum(world.checks.received.values())
     if needed:
         result.figures["redundancy"] = world.sent_deltas / needed
