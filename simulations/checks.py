@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
+from crdtmail.gossip.session import Timing
 from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Mailbox, Tables
@@ -166,6 +167,16 @@ class Checks:
         session = machine.gossip.peers.sessions[address]
         expect(not session.diverged, "no sound node is called damaged", f"{machine.name}: {address}")
         expect(not machine.replica.lost_writes, "no sound node takes its writes for lost", machine.name)
+
+    def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
+        """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""
+        first, last = Timing().first_retry_s, self.world.config.last_retry_s
+        least = sum(0.5 * min(last, first * 2.0**n) for n in range(len(at) - 1))
+        expect(
+            at[-1] - at[0] >= 0.9 * least,
+            "a peer that is out of reach is tried ever more rarely",
+            f"{machine.name}: {address} failed {len(at)} times in {at[-1] - at[0]:.1f} s",
+        )
 
     def disk_gone(self, machine: Machine, image: Image) -> None:
         """This node's disk is about to be replaced; what is on no other one is lost with it."""

@@ -41,7 +41,7 @@ class Ledger:
     def __init__(self, accounts: Iterable[Account]) -> None:
         self._accounts = {account: _Seen() for account in accounts}
         self.left_open = 0
-        """How often a command was given on a message of which its node had seen an effect before the cause."""
+        """Commands given on a message of which their node had seen an effect before the cause."""
         self.flags_followed = 0
         """How often a flag was put after a message that had been moved elsewhere."""
         self.made: dict[ReplicaId, int] = {}

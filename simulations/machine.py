@@ -102,6 +102,8 @@ class Machine:
         self._is_writing = False
         self._waiters: list[_Waiter] = []
         self._timers: dict[str, int] = {}
+        self._failed: dict[str, list[float]] = {}
+        """When the calls of each peer failed, since one succeeded."""
         self._reads = 0
 
     # Clocks ---------------------------------------------------------------------------------------------
@@ -198,6 +200,7 @@ class Machine:
             reply(PeerUnreachable("the connection was reset"))
         self._waiters.clear()
         self._timers.clear()
+        self._failed.clear()
         self.world.checks.crashed(self)
 
     def leave(self) -> None:
@@ -489,6 +492,12 @@ class Machine:
             nonlocal is_over
             if not is_over and self.life == life:
                 is_over = True
+                failed = self._failed.setdefault(peer, [])
+                if error is None:
+                    failed.clear()
+                else:
+                    failed.append(self.now())
+                    world.checks.failed_again(self, peer, failed)
                 resume(value, error)
 
         def answered(reply: Reply | PeerError) -> None:
@@ -516,6 +525,7 @@ class Machine:
     def serve(self, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]) -> None:
         """A peer, or a stranger, asks.  If this life ends meanwhile, the connection does too."""
         self.serving[reply] = None
+        self._failed.clear()  # whoever calls is there, and is called back at once
 
         def done(value: Any, error: Exception | None) -> None:
             del self.serving[reply]
