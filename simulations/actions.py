@@ -139,10 +139,11 @@ class Annotate(Action, frozen=True):
 
 
 class PutScript(Action, frozen=True):
-    """A client writes the lines of its one Sieve script."""
+    """A client writes the lines of its one Sieve script, and makes it the active one or not."""
 
     client: str
     lines: tuple[str, ...]
+    active: bool = True
 
 
 # Nodes --------------------------------------------------------------------------------------------------

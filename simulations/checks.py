@@ -413,6 +413,8 @@ class Checks:
         return seen
 
     def _script(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
+        is_active = str(any(script.is_active for script in written))
+        self._register(where, account, clock, ("active",), is_active, "False")
         last, ever = self.ledger.register(account, ("script",), clock)
         shown = {script.name: script.content for script in written}.get(SCRIPT, "")
         if len(last) == 1:

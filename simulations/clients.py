@@ -276,8 +276,8 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[None]:
             written = yield from _delete(machine, account, name)
         case actions.Annotate():
             written = yield from _annotate(machine, account, action)
-        case actions.PutScript(lines=lines):
-            written = yield from _put_script(machine, account, lines)
+        case actions.PutScript(lines=lines, active=active):
+            written = yield from _put_script(machine, account, lines, active=active)
         case _:
             written = yield from _change_messages(machine, client, action)
     client.token = client.token.join(written.clock)
@@ -475,12 +475,17 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
     return (yield from _write(machine, account, f"described {action.mailbox}", run))
 
 
-def _put_script(machine: Machine, account: Account, lines: tuple[str, ...]) -> Steps[Written]:
+def _put_script(
+    machine: Machine, account: Account, lines: tuple[str, ...], *, active: bool
+) -> Steps[Written]:
     content = "".join(f"{line}\n" for line in lines)
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
-        replica.change_script(txn, account, SCRIPT, content=content, is_active=True)
+        was_active = any(script.is_active for script in views.scripts(Tables(txn), account))
+        replica.change_script(txn, account, SCRIPT, content=content, is_active=active)
         did.append(Did(Registered(("script",), content)))
+        if active or was_active:
+            did.append(Did(Registered(("active",), str(active))))
 
     return (yield from _write(machine, account, "wrote the script", run))
 

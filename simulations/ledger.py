@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
-from crdtmail.crdt.names import make_mailbox_id
+from crdtmail.crdt.names import make_mailbox_id, uid_validity
 from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
@@ -72,7 +72,12 @@ class Ledger:
         found = Mailbox(name, int.from_bytes(mailbox[:2], "big"))
         expected = make_mailbox_id(account, name, found.generation)
         expect(mailbox == expected, "a mailbox's id is made from its name", f"{name!r}: {mailbox.hex()}")
-        self._accounts[account].identities[mailbox] = found
+        identities = self._accounts[account].identities
+        for other, its in identities.items():
+            if its.name == name and its.generation < found.generation:
+                grows = uid_validity(other) < uid_validity(mailbox)
+                expect(grows, "UIDVALIDITY grows with each mailbox of a name", f"{its} and {found}")
+        identities[mailbox] = found
         return found
 
     # What became durable --------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
         elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
             yield Event(at, actions.Look(client, _name(chance)))
-        elif drawn < 0.36:
+        elif drawn < 0.36 and len(config.nodes) > 1:
             yield from _resurrection(chance, config, at, client, accounts[client])
         elif drawn < 0.46:
             yield from _folders(chance, at, client)
@@ -174,6 +174,8 @@ def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
     else:
         lines = tuple(line for line in LINES if chance.random() < 0.6)
         yield Event(at, actions.PutScript(client, lines))
+        if chance.random() < 0.5:
+            yield Event(round(at + 0.2, 4), actions.PutScript(client, lines[1:], chance.random() < 0.5))
 
 
 def _listing(chance: random.Random, at: float, client: str) -> Iterator[Event]:

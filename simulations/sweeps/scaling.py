@@ -44,7 +44,7 @@ _STRETCHED_S = 3600.0
 """The interval while a change is measured, so that no exchange comes in between that is not because of it."""
 _CHANGES = 5
 _LIMIT_S = 3600.0
-_DELTA = bytes(71)
+_DELTA = bytes(59)
 """As large as the addition of one message to a mailbox of one server, to be encoded into a push."""
 
 TOPOLOGIES = ("mesh", "ring", "star", "hubs 3", "random 4", "random 8")
