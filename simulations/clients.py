@@ -310,7 +310,7 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
     by_uid = action.by_uid and view.replica == machine.replica.id
     if by_uid and chosen:
         first, middle, last = (int(chosen[n].uid) for n in (0, len(chosen) // 2, -1))
-        which = Selection(uids=((first, last), (first, middle)))
+        which = Selection(uids=((first, last), (middle, middle)))
     else:
         which = Selection(ids=tuple(m.id for m in chosen))
     box, there = _identity(machine, account, view.mailbox), _identity(machine, account, target)

@@ -163,7 +163,8 @@ def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
         role = chance.choice((None, None, "archive", "sent"))
         yield Event(at, actions.CreateMailbox(client, name, role))
     elif drawn < 0.5:
-        yield Event(at, actions.RenameMailbox(client, name, chance.choice(NAMES)))
+        parent = "Work" if chance.random() < 0.4 else name  # it may have one below it
+        yield Event(at, actions.RenameMailbox(client, parent, chance.choice(NAMES)))
     elif drawn < 0.7:
         yield Event(at, actions.DeleteMailbox(client, name))
     elif drawn < 0.92:
