@@ -58,6 +58,8 @@ class Checks:
         self._digests: dict[tuple[tuple[ReplicaId, int], ...], tuple[int, str]] = {}
         self._readers: dict[tuple[ReplicaId, Account, MailboxId], _Readers] = {}
         self._commits: Counter[str] = Counter()
+        self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
+        """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
         """How many nodes have applied each delta, its origin apart."""
 
@@ -400,6 +402,7 @@ class Checks:
             listed = living_mailboxes(tables, account)
             written = scripts(tables, account)
             if is_judged:
+                self.last_shown = [] if account == self.world.config.accounts[0] else self.last_shown
                 self._list(where, account, clock, listed)
                 self._script(where, account, clock, written)
             for id, its in listed.items():
@@ -407,6 +410,7 @@ class Checks:
                 self._counters(f"{where}, {account}", its.record, found)
                 if is_judged:
                     self._content(f"{where}, {account}", account, id, clock, found)
+                    self.last_shown += [(account, its.name, int(m.uid), m.id, m.keywords) for m in found]
                 seen.append((id, its.name, its.role, its.is_subscribed, its.annotations))
                 seen.append([message[:5] for message in found])
             seen.append(written)

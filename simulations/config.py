@@ -8,7 +8,7 @@ from simulations.actions import Event
 from simulations.chance import generator
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Everything about a run but its seed.  Times in seconds."""
 
     nodes: tuple[str, ...] = ("mx1", "mx2", "mx3")

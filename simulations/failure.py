@@ -11,7 +11,7 @@ from simulations.config import Config
 from simulations.world import Result, run
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A seed, a configuration, the events, and which promise they break.
 
     A regression is one that was mended: replayed, it breaks nothing.

@@ -86,10 +86,13 @@ def _client_acts(world: World, action: actions.ClientAction) -> None:
         case actions.List():
             steps = clients.list_mailboxes(machine, client)
         case actions.Mark() | actions.Expunge() | actions.Move() | actions.Copy() if client.view is None:
+            world.record(
+                "client", machine.name, client.name, type(action).__name__, "it has read nothing yet"
+            )
             return
         case _:
             steps = clients.act(machine, client, action)
-    world.perform_for(machine, steps, client)
+    world.perform_for(machine, steps, client, type(action).__name__)
 
 
 # Nodes --------------------------------------------------------------------------------------------------

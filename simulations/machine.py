@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 Done = Callable[[Any, Exception | None], None]
 
+BOUNDARIES = ("now", "before persist", "in persist", "after persist", "before send", "in recovery")
+"""When a node can be made to crash."""
+
 _READ_US = (20, 800)  # a read: from a page in memory to one from the disk
 _RESTART_US = 50_000
 _ADVANCE_US = 30  # from a commit in the writer's thread until the event loop hears of it

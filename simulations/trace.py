@@ -27,7 +27,9 @@ class Record(NamedTuple):
     | `damaged` | source | message number; it arrives all the same |
     | `sync` | node | deltas made durable |
     | `answer` | node | what a client was told, in a few words |
-    | `state` | | distinct views among the nodes that run, deltas that are not yet everywhere |
+    | `client` | node | the client, what it did, and what came of it |
+    | `probe` | | from here on each node takes one more message, to see whether it can |
+    | `state` | | distinct states among the nodes that run, deltas that are not yet on every node |
     | `calm` | | from here on nothing is broken any more |
     | `fault` | node or empty | its name, and what it did |
     | `violation` | node or empty | which promise, and what was seen instead |

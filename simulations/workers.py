@@ -28,5 +28,5 @@ def workers(jobs: int, dask: str | None = None) -> Iterator[tuple[Executor, int]
         from distributed import Client
     except ImportError as error:
         raise ValueError("Dask is not installed: pip install 'crdtmail[sweeps]'") from error
-    with Client(dask) as client, client.get_executor() as executor:
+    with Client(dask) as client, client.get_executor() as executor:  # type: ignore[no-untyped-call]
         yield executor, max(1, sum(client.ncores().values()))

@@ -59,6 +59,8 @@ class Result:
     trace: list[Record] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
     figures: dict[str, float] = field(default_factory=dict)
+    shown: list[tuple[str, str, int, str, frozenset[str]]] = field(default_factory=list)
+    """What all nodes show at the end: account, mailbox, UID, message, keywords."""
 
     @property
     def hash(self) -> str:
@@ -130,10 +132,10 @@ class World:
     def changed(self, machine: Machine) -> None:
         """A node has made something durable."""
         if self._records:
-            heads = [m.disk.synced for m in self.machines.values() if m.is_up]
-            everywhere = min((sum(h.clock.values()) for h in heads), default=0)
-            most = sum(self.checks.ledger.made.values())
-            self.record("state", "", len({h.digest for h in heads}), most - everywhere)
+            running = {m.disk.synced.digest for m in self.machines.values() if m.is_up}
+            held = [sum(m.disk.synced.clock.values()) for m in self.members if m.life]
+            behind = sum(self.checks.ledger.made.values()) - min(held, default=0)
+            self.record("state", "", len(running), behind)
 
     def wrote(self) -> None:
         """A client's write was answered."""
@@ -154,7 +156,8 @@ class World:
             if not machine.is_up:
                 # The kernel refuses the connection; a machine whose process is gone answers that much.
                 self.reached["connection refused"] += 1
-                self._answer(machine, back, PeerUnreachable("connection refused"), answered)
+                if (target, back) not in self.network.cut:
+                    self.after(100, lambda: answered(PeerUnreachable("connection refused")), source)
                 return
             self.serve(machine, request, body, lambda outcome: self._answer(machine, back, outcome, answered))
 
@@ -192,7 +195,7 @@ class World:
 
     # Clients --------------------------------------------------------------------------------------------
 
-    def perform_for(self, machine: Machine, steps: Any, client: Client | None) -> None:
+    def perform_for(self, machine: Machine, steps: Any, client: Client | None, what: str = "") -> None:
         """Have a client's request performed.  If the node dies, the client never hears of it."""
         life = machine.life
         machine.requests += 1
@@ -203,6 +206,10 @@ class World:
             machine.requests -= 1
             if client is not None:
                 client.is_busy = False
+            if client is not None:
+                self.record(
+                    "client", machine.name, client.name, what, "done" if error is None else str(error)
+                )
             if error is None:
                 return
             if isinstance(error, NotYet):
@@ -246,7 +253,7 @@ class World:
         rest = self.now_us + int(CALM_LIMIT_S * 1e6)
         expect(self.run_until(rest, self._is_at_rest), "every request is answered", "some are not")
         self._become_equal("all nodes come to have everything")
-        self.figures["convergence_s"] = (self.now_us - start) / 1e6
+        self.figures["convergence_s"] = round((self.now_us - start) / 1e6, 3)
         for rounds in range(READ_ROUNDS):
             self.figures["read_rounds"] = rounds
             before = self.members[0].disk.synced.clock
@@ -260,8 +267,10 @@ class World:
             raise Violation("renumbering comes to an end", f"it went on for {READ_ROUNDS} rounds")
         self.checks.settled(self.members)
         self._watch_quiet()
+        shown = self.checks.last_shown
         self._everybody_writes()
         self.checks.agree(self.members)
+        self.checks.last_shown = shown  # without the probes
         self._expect_little_traffic()
 
     def _become_equal(self, promise: str, within_s: float = CALM_LIMIT_S) -> None:
@@ -272,6 +281,7 @@ class World:
 
     def _everybody_writes(self) -> None:
         """Whatever happened to a node, it takes mail again, and the others get it."""
+        self.record("probe", "")
         account, lacking = self.config.accounts[0], {machine.name for machine in self.members}
 
         def deliver(machine: Machine) -> None:
@@ -377,6 +387,7 @@ def run(
         world.figures = result.figures
         try:
             _play(world, config, events)
+            result.shown = world.checks.last_shown
         except Violation as violation:
             result.violation, result.promise = str(violation), violation.promise
         except Exception as error:  # whatever it is, the code under test or the simulator has a bug

@@ -185,9 +185,9 @@ def _sheet_of_curves(
 def _say_topology(name: str) -> str:
     kind, _, number = name.partition(" ")
     if kind == "random" and number:
-        return f"random: {number} peers each, drawn by lot"
+        return f"random: {number} peers each"
     if kind == "hubs" and number:
-        return f"hubs: all through each of {number}"
+        return f"hubs: all through {number}"
     return _TOPOLOGIES.get(name, name)
 
 

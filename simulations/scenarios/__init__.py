@@ -16,6 +16,7 @@ from types import ModuleType
 import msgspec
 
 from simulations.config import Config
+from simulations.story import checked
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,17 @@ def load(name: str) -> Scenario:
         module = _from_file(Path(name))
     elif name in names():
         module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    elif Path(f"{name}.py").exists():
+        raise ValueError(f"there is no scenario {name!r}; for the file say {name}.py")
     else:
         raise ValueError(f"there is no scenario {name!r}; there are {', '.join(names())}")
     summary = (module.__doc__ or "").strip().split("\n")[0]
     if hasattr(module, "configure"):
-        return Scenario(Path(name).stem, summary, module.configure)
+        configure: Callable[[int], Config] = module.configure
+        return Scenario(Path(name).stem, summary, lambda seed: checked(configure(seed)))
     if not isinstance(getattr(module, "CONFIG", None), Config):
         raise ValueError(f"{module.__file__} defines no CONFIG")
-    config: Config = module.CONFIG
+    config = checked(module.CONFIG)
     return Scenario(Path(name).stem, summary, lambda seed: config)
 
 

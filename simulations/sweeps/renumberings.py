@@ -42,9 +42,9 @@ class Point(NamedTuple):
 
 
 def points(quick: bool) -> Iterator[Point]:
-    for partition_s in (0.0, 60.0) if quick else (0.0, 1.0, 10.0, 60.0, 600.0, 3600.0, 6 * 3600.0):
+    for partition_s in (0.0, 60.0) if quick else (0.0, 1.0, 10.0, 60.0, 600.0, 3600.0, 3 * 3600.0):
         for masters in (2, 3) if quick else (2, 3, 5):
-            for seed in range(1 if quick else 3 if partition_s > 3600 else 5):
+            for seed in range(1 if quick else 5 if partition_s > 3600 else 15):
                 yield Point(partition_s, masters, seed)
 
 
