@@ -50,4 +50,4 @@ def draw(name: str, rows: Sequence[Row], file: Path) -> list[Path]:
     try:
         return sweep.draw(rows, file)
     except ImportError as error:
-        raise ValueError("pictures need matplotlib: pip install 'crdtmail[pictures]'") from error
+        raise ValueError("pictures need matplotlib: pip install -e '.[pictures]'") from error

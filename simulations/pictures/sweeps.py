@@ -72,8 +72,8 @@ def renumberings_against_partition(rows: Sequence[Row], file: Path) -> list[Path
     """Rows with `partition_s`, `masters` and `renumberings`: how many new UIDs a message got."""
     title = "How many new UIDs a message gets after a partition, by its length"
     said = [
-        "A UID that comes in below what readers have already seen cannot be shown, and is replaced. "
-        "Here each master has a reader who looks at everything at once: the worst case.",
+        "A UID that comes in below what readers have seen cannot be shown and is replaced. "
+        "Here every master has a reader who looks at everything at once.",
         _SUMMARY,
     ]
     with drawing():
