@@ -51,7 +51,7 @@ class MemoryStore:
         return result
 
     def prepare(self, work: Callable[[Transaction], T]) -> tuple[T, Changes]:
-        """Run `work`, and give with its result what it would change: nobody sees that before it is committed."""
+        """Run `work`; with its result, what it would change: nobody sees that before it is committed."""
         transaction = _View(self._live, None)
         return work(transaction), transaction.overlay
 

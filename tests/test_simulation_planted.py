@@ -1,0 +1,142 @@
+"""The simulator is worth what it finds: bugs that are planted in the code are found, and found small."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import msgspec
+import pytest
+
+from simulations.actions import Backup, Cut, Deliver, Event, Heal, RestoreBackup
+from simulations.failure import Failure
+from simulations.planted import PLANTED, planted
+from simulations.schedule import schedule
+from simulations.shrink import shrink
+from simulations.world import run
+from tests.simulated import first_failure, swarm
+
+SEEDS = 100
+"""Of the swarm, in which a planted bug is found at the latest.  docs/testing.md says how many it takes."""
+FIRST = {"flags-do-not-follow-a-move": 70, "remove-wins": 40}
+"""Not from 0 on, where that saves seconds."""
+INSTEAD: dict[str, dict[str, Any]] = {
+    "gap-not-noticed": {
+        "nodes": ("mx1", "mx2"),
+        "late": (),
+        "faults": {},
+        "operations": 0,
+        "story": (
+            Event(1, Deliver("mx1", ("first",))),
+            Event(4, Backup("mx2")),
+            Event(5, Deliver("mx1", ("second",))),
+            Event(8, Cut(("mx2",), ("mx1",), both_ways=False)),
+            Event(8, RestoreBackup("mx2")),
+            Event(9, Deliver("mx1", ("third",))),
+            Event(15, Heal()),
+        ),
+    },
+}
+"""A story, for what takes the whole swarm thousands of seeds."""
+
+
+def found(bug: str) -> Failure:
+    first = FIRST.get(bug, 0)
+    failure = first_failure(bug, range(first, first + SEEDS), **INSTEAD.get(bug, {}))
+    assert failure is not None, f"{bug} was not found in {SEEDS} seeds from {first}"
+    return failure
+
+
+# Planted bugs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found_and_without_it_nothing_is(bug: str) -> None:
+    failure = found(bug)
+    mended = msgspec.structs.replace(failure.config, planted=())
+    assert run(failure.seed, mended, failure.events, records=False).violation is None
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_bug_is_in_the_code_only_while_it_is_planted(bug: str) -> None:
+    places = [(where, what) for where, what, _ in PLANTED[bug]()]
+    before = [inspect.getattr_static(*place) for place in places]
+    with planted([bug]):
+        within = [inspect.getattr_static(*place) for place in places]
+    after = [inspect.getattr_static(*place) for place in places]
+    assert places
+    assert all(one is not other for one, other in zip(before, within, strict=True))
+    assert all(one is other for one, other in zip(before, after, strict=True))
+
+
+def test_a_bug_that_does_not_exist_cannot_be_planted() -> None:
+    with pytest.raises(ValueError, match="there is no planted bug 'a-wasp'"), planted(["a-wasp"]):
+        pass
+
+
+# Shrinking ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["half-a-delta-stays", "vanished-not-told"])
+def failure(request: pytest.FixtureRequest) -> Failure:
+    return found(request.param)
+
+
+@pytest.fixture(scope="module")
+def small(failure: Failure) -> Failure:
+    return shrink(failure, most_runs=400)
+
+
+def test_a_failure_shrinks_to_a_few_of_its_events_in_their_order(failure: Failure, small: Failure) -> None:
+    assert len(small.events) <= 10
+    kept = iter(failure.events)
+    assert all(event in kept for event in small.events)
+
+
+def test_no_event_of_a_shrunk_failure_can_be_left_out(small: Failure) -> None:
+    for place in range(len(small.events)):
+        without = small.events[:place] + small.events[place + 1 :]
+        assert run(small.seed, small.config, without, records=False).promise != small.promise
+
+
+def test_a_shrunk_failure_takes_fewer_nodes_and_faults(failure: Failure, small: Failure) -> None:
+    assert set(small.config.nodes) < set(failure.config.nodes)
+    assert len(small.config.nodes) >= 2
+    assert small.config.faults.items() < failure.config.faults.items()
+    assert len(small.config.accounts) == 1
+
+
+def test_a_shrunk_failure_breaks_the_same_promise_when_it_is_replayed(
+    failure: Failure, small: Failure
+) -> None:
+    result = small.replay()
+    assert (result.promise, result.violation) == (small.promise, small.violation)
+    assert small.promise == failure.promise
+
+
+@pytest.mark.parametrize("most_runs", [0, 1, 3, 20])
+def test_a_shrinking_that_is_stopped_early_still_gives_a_failure(failure: Failure, most_runs: int) -> None:
+    runs = []
+    stopped = shrink(failure, most_runs=most_runs, progress=lambda done, left: runs.append((done, left)))
+    result = stopped.replay()
+    assert (result.promise, result.violation) == (failure.promise, stopped.violation)
+    assert all(done <= most_runs for done, _ in runs)
+    assert len(stopped.events) == (runs[-1][1] if runs else len(failure.events))
+
+
+def test_what_does_not_fail_does_not_shrink() -> None:
+    config = swarm(0)
+    sound = Failure(
+        scenario="swarm",
+        seed=0,
+        promise="no answered write is lost",
+        violation="",
+        config=config,
+        events=schedule(0, config),
+    )
+    assert shrink(sound, most_runs=10) == sound
+
+
+def test_a_failure_that_breaks_another_promise_is_no_smaller_form_of_it(failure: Failure) -> None:
+    other = msgspec.structs.replace(failure, promise="no answered write is lost")
+    assert shrink(other, most_runs=10) == other
