@@ -140,8 +140,9 @@ class Disk:
         if not keys:
             return False
         key = keys[int(where * len(keys))]
-        self._store.damage(table, key)
-        self._damage[table, key] = self._store.image()[table][key]
+        if not self.is_damaged or (table, key) not in self._damage:  # the bit would flip back
+            self._store.damage(table, key)
+            self._damage[table, key] = self._store.image()[table][key]
         return True
 
     @property

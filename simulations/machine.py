@@ -86,6 +86,7 @@ class Machine:
         self.drift = 1.0
         self.wall_offset_s = 0.0
         self.wall_frozen_at: float | None = None
+        self._pauses = 0
         self.is_paused = False
         self.held: list[Callable[[], None]] = []
         """What was to be done while it stood still."""
@@ -224,6 +225,7 @@ class Machine:
     def pause(self, seconds: float) -> None:
         """Stand still for so long."""
         self.world.reached["node paused"] += 1
+        self._pauses += 1
         self.world.record("pause", self.name)
         self.is_paused = True
         self.world.after(int(seconds * 1e6), self.resume)
@@ -236,6 +238,11 @@ class Machine:
             held, self.held = self.held, []
             for what in held:
                 self.world.after(0, what, self)
+
+    @property
+    def pace(self) -> tuple[int, float, float]:
+        """As long as this is the same, the machine has gone on without a stop, and its clock with it."""
+        return self._pauses, self.slowness, self.drift
 
     def set_wall_clock(self, by: float, *, frozen: bool) -> None:
         self.wall_offset_s += by
@@ -532,6 +539,7 @@ class Machine:
 
         def done(value: Any, error: Exception | None) -> None:
             del self.serving[reply]
+            self._failed.clear()  # it has been heard only now
             if error is None:
                 self._check_answered(value)
             reply(value if error is None else error)

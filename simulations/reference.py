@@ -201,6 +201,10 @@ class History(Past):
             if keywords is not None:
                 yield message, keywords
 
+    def _last(self, edits: int) -> int:
+        """Those of the edits that none of the others had seen."""
+        return self._unseen(edits, by=edits)
+
     def _said_again(self, origin: str, seen: int, change: int) -> Iterator[Effect]:
         move = self.changes[change]
         own_unknown = self._by_origin[origin] & ~move.seen
@@ -211,8 +215,9 @@ class History(Past):
             # The move takes the arrivals that its origin had seen, of which some may have gone already.
             taken = self.arrivals(seen, mailbox, message) & move.seen
             edits = [self.edits(seen, mailbox, message, arrival) for arrival in numbers(taken)]
-            added = {keyword for each in edits for keyword, by in each.adds.items() if by & own_unknown}
-            removed = {DELETED for each in edits if each.undeletes & own_unknown}
+            # An edit that somebody made again, having seen it, is that one's to say.
+            added = {k for each in edits for k, by in each.adds.items() if self._last(by) & own_unknown}
+            removed = {DELETED for each in edits if self._last(each.undeletes) & own_unknown}
             # Un-delete beats delete here too, should two arrivals of one message disagree.
             if added or removed:
                 yield Edited(target, message, 1 << change, frozenset(added - removed), frozenset(removed))

@@ -124,6 +124,14 @@ def test_a_damaged_record_is_noticed_whenever_it_is_read(disk: Disk) -> None:
         disk.head()
 
 
+def test_a_record_that_is_damaged_twice_is_not_sound_again(disk: Disk) -> None:
+    disk.sync()
+    for _ in range(2):
+        assert disk.damage(Table.META, 0.5)
+    with pytest.raises(StoreError, match="wrong checksum"):
+        disk.head()
+
+
 def test_there_is_nothing_to_damage_in_an_empty_table(disk: Disk) -> None:
     assert not disk.damage(Table.MESSAGES, 0.5)
     assert not disk.is_damaged
