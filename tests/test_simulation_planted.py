@@ -167,6 +167,14 @@ def test_a_shrunk_failure_takes_no_more_nodes_and_fewer_faults(failure: Failure,
     assert len(small.config.accounts) == 1
 
 
+def test_what_every_run_breaks_shrinks_to_two_nodes_and_nothing_else() -> None:
+    nodes = ("mx1", "mx2", "mx3", "mx4")
+    large = first_failure("no-fsync-before-answer", range(SEEDS), nodes=nodes, faults={"loss": "on"})
+    assert large is not None
+    small = shrink(large)
+    assert (small.events, len(small.config.nodes), small.config.faults) == ([], 2, {})
+
+
 def test_a_shrunk_failure_breaks_the_same_promise_when_it_is_replayed(
     failure: Failure, small: Failure
 ) -> None:
