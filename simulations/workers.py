@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ def workers(jobs: int, dask: str | None = None) -> Iterator[tuple[Executor, int]
     ValueError if Dask is not installed, OSError if the scheduler cannot be reached.
     """
     if dask is None:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        # Ctrl-C ends a worker at once: one that lives on in the middle of its queue keeps everybody waiting.
+        end = (signal.SIGINT, signal.SIG_DFL)
+        context = get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=signal.signal, initargs=end) as pool:
             yield pool, jobs
         return
     try:
