@@ -144,9 +144,9 @@ class _Application:
     def _update_directory(self, operation: DirectoryUpdate) -> None:
         account = self._delta.account
         directory = Directory(self._tables.directory(account), self._replica)
-        directory.merge(operation.update)
+        content = directory.merge(operation.update)
         before = self._tables.account(account)
-        digest = element_digest(b"", account.encode(), dump(directory.content()))
+        digest = element_digest(b"", account.encode(), dump(content))
         clock = before.clock.with_dot(self._delta.dot)
         self._tables.put_account(account, AccountRecord(Modseq(self._head.lsn), digest, clock))
         self._tables.put_directory(account, directory.state())

@@ -58,6 +58,8 @@ class Checks:
         self._digests: dict[tuple[tuple[ReplicaId, int], ...], tuple[int, str]] = {}
         self._readers: dict[tuple[ReplicaId, Account, MailboxId], _Readers] = {}
         self._commits: Counter[str] = Counter()
+        self._lists: dict[tuple[ReplicaId, Account], tuple[int, Mapping[MailboxId, object]]] = {}
+        """The mailboxes of an account as they were looked at last on each replica, with their modseq."""
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
         """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
@@ -81,7 +83,9 @@ class Checks:
         expect(
             digest == head.digest,
             "equal clocks mean equal digests",
-            f"{machine.name} and {first} differ at {head.clock}",
+            machine.name,
+            first,
+            head.clock,
         )
         self._commits[machine.name] += 1
         if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
@@ -102,9 +106,20 @@ class Checks:
         for account in self.world.config.accounts:
             listed = living_mailboxes(tables, account)
             self._list(machine.name, account, clock, listed)
+            self._expect_news(machine, account, tables.account(account).modseq, listed)
             for id, its in listed.items():
                 found = messages(tables, its.record, limit=EVERYTHING)
                 self._content(machine.name, account, id, clock, found)
+
+    def _expect_news(
+        self, machine: Machine, account: Account, modseq: int, listed: Mapping[MailboxId, LivingMailbox]
+    ) -> None:
+        """Who keeps a copy of the list is told that it has changed."""
+        now = {id: (its.name, its.role, its.is_subscribed, its.annotations) for id, its in listed.items()}
+        before, then = self._lists.get((machine.replica.id, account), (0, {}))
+        news = modseq > before if now != then else modseq >= before
+        expect(news, "a list that changed has a higher modseq", machine.name, account, before, modseq)
+        self._lists[machine.replica.id, account] = modseq, now
 
     def recount(self, machine: Machine) -> None:
         """Counters, digests and indices are what the records say."""
@@ -124,7 +139,7 @@ class Checks:
     def _expect_durable(self, machine: Machine, dots: list[Dot]) -> None:
         clock = machine.disk.durable_clock()
         for dot in dots:
-            expect(clock.covers(dot), "what was answered is on the disk", f"{machine.name}: {dot}")
+            expect(clock.covers(dot), "what was answered is on the disk", machine.name, dot)
 
     def answered(self, machine: Machine, written: Written, what: str) -> None:
         """A client was told that its write is done."""
@@ -132,8 +147,8 @@ class Checks:
         if written.dot is None:
             return
         clock = machine.disk.durable_clock()
-        expect(clock.covers(written.dot), "an answered write is durable", f"{machine.name}: {written.dot}")
-        expect(written.clock.covers(written.dot), "a token covers the write that it is for", f"{written}")
+        expect(clock.covers(written.dot), "an answered write is durable", machine.name, written.dot)
+        expect(written.clock.covers(written.dot), "a token covers the write that it is for", written)
         expect(clock.includes(written.clock), "a token covers what is durable", f"{machine.name}")
         self._answered[written.dot] = what
         self.world.wrote()
@@ -154,20 +169,18 @@ class Checks:
     def told_clock(self, machine: Machine, clock: Clock) -> None:
         """This node tells another that it has so much."""
         own = machine.disk.durable_clock()
-        expect(
-            own.includes(clock), "nothing is told that is not durable", f"{machine.name}: {clock}, not {own}"
-        )
+        expect(own.includes(clock), "nothing is told that is not durable", machine.name, clock, own)
 
     def told_deltas(self, machine: Machine, dots: list[Dot]) -> None:
         """This node sends these deltas, in this order."""
         own = machine.disk.durable_clock()
         for dot in dots:
-            expect(own.covers(dot), "nothing is sent that is not durable", f"{machine.name}: {dot}")
+            expect(own.covers(dot), "nothing is sent that is not durable", machine.name, dot)
 
     def talked(self, machine: Machine, address: str) -> None:
         """This node has had a conversation with a peer."""
         session = machine.gossip.peers.sessions[address]
-        expect(not session.diverged, "no sound node is called damaged", f"{machine.name}: {address}")
+        expect(not session.diverged, "no sound node is called damaged", machine.name, address)
         expect(not machine.replica.lost_writes, "no sound node takes its writes for lost", machine.name)
 
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
@@ -215,9 +228,9 @@ class Checks:
         known = readers.shown.get(uid)
         if known is not None:
             same = known == id
-            expect(same, "a shown UID never changes its meaning", f"{where}: {uid} was {known}, is {id}")
+            expect(same, "a shown UID never changes its meaning", where, uid, known, id)
         else:
-            expect(uid > highest, "a new UID is above all that were shown", f"{where}: {uid} after {highest}")
+            expect(uid > highest, "a new UID is above all that were shown", where, uid, highest)
             readers.shown[uid] = id
             readers.highest = max(readers.highest, uid)
 
@@ -237,7 +250,7 @@ class Checks:
         self._counters(where, looked.record, found)
         readers = self._readers.setdefault((machine.replica.id, account, mailbox), _Readers())
         uids = [int(message.uid) for message in found]
-        expect(uids == sorted(set(uids)), "every message has a UID of its own, ascending", f"{where}: {uids}")
+        expect(uids == sorted(set(uids)), "every message has a UID of its own, ascending", where, uids)
         highest = readers.highest
         for message in found:
             self._show(readers, where, int(message.uid), message.id, highest)
@@ -263,7 +276,7 @@ class Checks:
 
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
         lacking = token.without(clock)
-        expect(not lacking, "a client with a token never reads older state", f"{machine.name}: {lacking}")
+        expect(not lacking, "a client with a token never reads older state", machine.name, lacking)
 
     def _content(
         self, where: str, account: Account, mailbox: MailboxId, clock: Clock, found: list[MessageView]
@@ -289,7 +302,8 @@ class Checks:
             expect(
                 (message.size, message.received_at) == (sent.size, sent.received_at),
                 "size and date are those of the message",
-                f"{where}: {message.id}",
+                where,
+                message.id,
             )
 
     @staticmethod
@@ -343,7 +357,7 @@ class Checks:
     ) -> None:
         """A property of the directory shows a value that nobody who had seen it has replaced."""
         last, _ = self.ledger.register(account, key, clock)
-        wanted = last or {default}
+        wanted = last or [default]
         expect(
             shown in wanted,
             "a property is what was set last",
@@ -423,6 +437,14 @@ class Checks:
         shown = {script.name: script.content for script in written}.get(SCRIPT, "")
         if len(last) == 1:
             expect(shown in last, "a script is what was written last", f"{where}: {shown!r}")
+        merged = self.ledger.merged_lines(account, ("script",), clock)
+        if merged is not None:
+            self.world.reached["script written on two nodes at once"] += 1
+            expect(
+                set(shown.splitlines()) == merged,
+                "a script written twice at once holds what both wrote",
+                f"{where}: {shown!r}, not {merged}",
+            )
         lines = {line for value in ever for line in value.splitlines()}
         expect(
             set(shown.splitlines()) <= lines, "a script holds lines that were written", f"{where}: {shown!r}"

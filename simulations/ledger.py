@@ -35,6 +35,14 @@ def _said(note: Commanded) -> str:
     return f"{type(note.did.what).__name__} in {note.account}, having seen {note.seen}"
 
 
+_Written = tuple[Dot, Clock, str]
+
+
+def _not_replaced(written: list[_Written]) -> list[_Written]:
+    """Those values of a register that nobody who had seen them has replaced."""
+    return [w for w in written if not any(seen.covers(w[0]) for _, seen, _ in written)]
+
+
 class Ledger:
     """The histories of all accounts."""
 
@@ -56,7 +64,7 @@ class Ledger:
         seen = 0
         for replica, seq in clock.entries.items():
             made = self.made.get(replica, 0)
-            expect(seq <= made, "a clock covers only what was made", f"{replica:x} made {made}, not {seq}")
+            expect(seq <= made, "a clock covers only what was made", made, seq)
             seen |= masks[replica][seq]
         return seen
 
@@ -186,12 +194,24 @@ class Ledger:
     def _is_there(it: _Seen, seen: int, addition: Add) -> bool:
         return it.history.keywords(seen, addition.mailbox, addition.message) is not None
 
-    def register(self, account: Account, key: tuple[str, ...], clock: Clock) -> tuple[set[str], set[str]]:
+    def register(self, account: Account, key: tuple[str, ...], clock: Clock) -> tuple[list[str], set[str]]:
         """What a register may show where so much is seen, and everything it was ever set to: a value that was
         set by one who had seen another's replaces it."""
         written = [w for w in self._accounts[account].registers.get(key, ()) if clock.covers(w[0])]
-        last = {value for dot, _, value in written if not any(seen.covers(dot) for _, seen, _ in written)}
+        last = [value for _, _, value in _not_replaced(written)]
         return last, {value for _, _, value in written}
+
+    def merged_lines(self, account: Account, key: tuple[str, ...], clock: Clock) -> set[str] | None:
+        """The lines of a text that two wrote at once, each of whom had seen the same text before; where that
+        is not how it came, None."""
+        written = [w for w in self._accounts[account].registers.get(key, ()) if clock.covers(w[0])]
+        last = _not_replaced(written)
+        began = [_not_replaced([w for w in written if seen.covers(w[0])]) for _, seen, _ in last]
+        if len(last) != 2 or began[0] != began[1] or len(began[0]) != 1 or not began[0][0][2]:
+            return None
+        one, other = (set(value.splitlines()) for _, _, value in last)
+        base = set(began[0][0][2].splitlines())
+        return (one & other) | (one - base) | (other - base)
 
     def _attach(self, account: Account, dot: Dot, change: int) -> None:
         """The change is part of this delta."""

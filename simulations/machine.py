@@ -195,7 +195,7 @@ class Machine:
         self.disk.crash(keep)
         if keep == 0 and not self.disk.is_damaged:
             now = self.disk.head()
-            expect(now == synced, "a reopened store is what was synced last", f"{self.name}: {now}, {synced}")
+            expect(now == synced, "a reopened store is what was synced last", self.name, now, synced)
         self._waiting.clear()
         self._is_writing = False
         self.requests = self._under_way = 0

@@ -12,7 +12,7 @@ class Violation(AssertionError):
         self.seen = seen
 
 
-def expect(holds: bool, promise: str, seen: str = "") -> None:
-    """Raise `Violation` unless it holds."""
+def expect(holds: bool, promise: str, *seen: object) -> None:
+    """Raise `Violation` unless it holds; what was `seen` is put into words only then."""
     if not holds:
-        raise Violation(promise, seen)
+        raise Violation(promise, ": ".join(map(str, seen)))

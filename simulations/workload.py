@@ -18,7 +18,7 @@ LINES = ("require 'fileinto';", "if true { keep; }", "stop;", "discard;", "redir
 
 
 def workload(chance: random.Random, config: Config) -> Iterator[Event]:
-    """`config.operations` things that clients do, at random times."""
+    """`config.operations` things that clients do, at random times, and a clash of two."""
     if not config.operations:
         return
     clients = [f"c{number}" for number in range(config.clients)]
@@ -27,6 +27,9 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
     for client in clients:
         yield Event(0.0, actions.Connect(client, homes[client], accounts[client]))
     mail = _Mail(chance, config)
+    can_clash = len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1
+    if can_clash:
+        yield from _clash(chance, config, round(chance.random() * 0.8 * config.seconds, 4), accounts)
     for _ in range(config.operations):
         at = round(chance.random() * config.seconds, 4)
         drawn = chance.random()
@@ -34,8 +37,8 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
             yield from mail.arrives(at)
             continue
         client = chance.choice(clients)
-        if drawn < 0.3 and len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1:
-            yield from _duel(chance, config, at, client, accounts)
+        if drawn < 0.31 and can_clash:
+            yield from _clash(chance, config, at, accounts)
         elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
             yield Event(at, actions.Look(client, _name(chance)))
@@ -121,24 +124,71 @@ def _session(chance: random.Random, at: float, client: str) -> Iterator[Event]:
         yield Event(at, actions.Follow(client))
 
 
-def _duel(
-    chance: random.Random, config: Config, at: float, client: str, accounts: dict[str, str]
-) -> Iterator[Event]:
-    """Two clients of one account, on two nodes, do the opposite to the same messages, almost at once."""
-    account = accounts[client]
-    rival = chance.choice([name for name in accounts if accounts[name] == account and name != client])
+def _clash(chance: random.Random, config: Config, at: float, accounts: dict[str, str]) -> Iterator[Event]:
+    """Two clients of one account read the same mail on two nodes, and do something to it at the same time."""
+    account = chance.choice(config.accounts)
     here, there = chance.sample(config.nodes, 2)
-    keyword, name, part = chance.choice(KEYWORDS), _name(chance), _part(chance)
-    for each, node, add in ((client, here, True), (rival, there, False)):
-        yield Event(at, actions.Connect(each, node, account))
-        yield Event(at, actions.Look(each, name))
-        turns = 1 + int(chance.random() * 3)
-        for turn in range(turns):
-            then = round(at + 0.1 + chance.random() * 0.3, 4)
-            adds, removes = ((keyword,), ()) if add == (turn % 2 == 0) else ((), (keyword,))
-            yield Event(then, actions.Mark(each, adds, removes, part))
-    if chance.random() < 0.3:
-        yield Event(at + 0.25, actions.Move(rival, chance.choice(NAMES), part))
+    pair = chance.sample([client for client, its in accounts.items() if its == account], 2)
+    homes = list(zip(pair, (here, there), strict=True))
+    if chance.random() < 0.08:
+        yield from _clash_in_a_script(chance, at, homes, account)
+        return
+    keyword, name = chance.choice(KEYWORDS), _name(chance)
+    part = (0.0, 1.0) if chance.random() < 0.6 else _part(chance)
+    ids = tuple(f"b{round(at * 1000)}-{n}" for n in range(1 + int(chance.random() * 2)))
+    had = (keyword,) if chance.random() < 0.4 else ()
+    yield Event(at, actions.Deliver(here, ids, name, had, account))
+    target = chance.choice(NAMES)
+    yield Event(at, actions.Deliver(here, (f"{ids[0]}-there",), target, account=account))
+    for client, node in homes:
+        yield Event(at, actions.Connect(client, node, account))
+        yield Event(at + 0.7, actions.Look(client, name))
+        for turn in range(1 + int(chance.random() * 2.5)):
+            then = round(at + 0.9 + turn * 0.05 * chance.random(), 4)
+            yield Event(then, _blow(chance, client, node, account, (name, target), ids, keyword, part))
+
+
+def _clash_in_a_script(
+    chance: random.Random, at: float, homes: list[tuple[str, str]], account: str
+) -> Iterator[Event]:
+    for client, node in homes:
+        yield Event(at, actions.Connect(client, node, account))
+    yield Event(at, actions.PutScript(homes[0][0], LINES[:4]))
+    for client, _ in homes:
+        lines = tuple(line for line in LINES if chance.random() < 0.7)
+        yield Event(at + 0.9, actions.PutScript(client, lines))
+
+
+def _blow(
+    chance: random.Random,
+    client: str,
+    node: str,
+    account: str,
+    names: tuple[str, str],
+    ids: tuple[str, ...],
+    keyword: str,
+    part: tuple[float, float],
+) -> actions.AnyAction:
+    """What one of the two does: its own place in the semantics table."""
+    name, target = names
+    drawn = chance.random()
+    if drawn < 0.25:
+        return actions.Mark(client, (keyword,), (), part)
+    if drawn < 0.45:
+        return actions.Mark(client, (), (keyword,), part)
+    if drawn < 0.62:
+        return actions.Move(client, target, part)
+    if drawn < 0.72:
+        return actions.Expunge(client, part)
+    if drawn < 0.78:
+        return actions.Expunge(client, None)
+    if drawn < 0.83:
+        return actions.Copy(client, target, part)
+    if drawn < 0.89:
+        return actions.Deliver(node, ids[:1], name, account=account)
+    if drawn < 0.95:
+        return actions.DeleteMailbox(client, name)
+    return actions.RenameMailbox(client, name, chance.choice(NAMES))
 
 
 def _resurrection(

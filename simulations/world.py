@@ -36,7 +36,7 @@ from simulations.violation import Violation, expect
 
 READ_ROUNDS = 12
 """Rounds of everybody reading and everybody exchanging, after which nobody renumbers any more."""
-QUIET_INTERVALS = 2
+QUIET_INTERVALS = 1
 """Gossip intervals for which the quiet cluster is watched."""
 CALM_LIMIT_S = 300.0
 """In calm weather everything is everywhere within so many seconds, whatever happened before."""

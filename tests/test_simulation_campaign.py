@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE_S = 60.0
 QUICK = "two-servers"
 """A scenario whose runs take milliseconds."""
-BUG = ("replica-id-reused",)
+BUG = ("healed-uids-too-low",)
 """Planted, it breaks a promise in a few of these seeds of the swarm."""
 FIRST, SEEDS = 3, 30
 

@@ -16,8 +16,8 @@ from simulations.failure import Failure
 from tests.simulated import run_seed, swarm
 
 ROOT = Path(__file__).parents[1]
-BUG = "half-a-delta-stays"
-SEED = 2
+BUG = "expunge-takes-the-unseen"
+SEED = 3
 """Of the swarm; it fails with the planted bug, and not without it."""
 
 

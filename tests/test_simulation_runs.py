@@ -28,7 +28,7 @@ from tests.simulated import first_failure, run_seed, swarm
 
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
-BUG = "vanished-not-told"
+BUG = "expunge-takes-the-unseen"
 """Planted, it lets runs fail, and what they say of it tells of keywords, which are sets."""
 BUGGY_SEEDS = 24
 

@@ -42,7 +42,14 @@ class Clock(Mapping[ReplicaId, int]):
         for replica, seq in dots:
             if seq > entries.get(replica, 0):
                 entries[replica] = seq
-        return cls(entries)
+        return cls._own(entries)
+
+    @classmethod
+    def _own(cls, entries: dict[ReplicaId, int]) -> Clock:
+        """A clock that keeps this dictionary, which nobody else may change."""
+        clock = cls.__new__(cls)
+        clock.entries = entries
+        return clock
 
     def __getitem__(self, replica: ReplicaId) -> int:
         return self.entries.get(replica, 0)
@@ -67,6 +74,8 @@ class Clock(Mapping[ReplicaId, int]):
     def includes(self, other: Clock) -> bool:
         """Whether everything that `other` covers is covered here too."""
         mine = self.entries
+        if mine == other.entries:
+            return True  # mostly
         return all(mine.get(replica, 0) >= seq for replica, seq in other.entries.items())
 
     def join(self, other: Clock) -> Clock:
@@ -75,15 +84,19 @@ class Clock(Mapping[ReplicaId, int]):
         for replica, seq in other.entries.items():
             if seq > entries.get(replica, 0):
                 entries[replica] = seq
-        return Clock(entries)
+        return Clock._own(entries)
 
     def with_dot(self, dot: Dot) -> Clock:
         """This clock after the delta `dot`, too."""
-        return self.join(Clock({dot.replica: dot.seq}))
+        replica, seq = dot
+        entries = dict(self.entries)
+        if seq > entries.get(replica, 0):
+            entries[replica] = seq
+        return Clock._own(entries)
 
     def without(self, covered: Clock) -> Clock:
         """Only the entries, each taken as one dot, that `covered` does not cover."""
-        return Clock({r: s for r, s in self.entries.items() if covered.entries.get(r, 0) < s})
+        return Clock._own({r: s for r, s in self.entries.items() if covered.entries.get(r, 0) < s})
 
     def count_missing_from(self, other: Clock) -> int:
         """How many deltas this clock covers that `other` does not."""

@@ -55,11 +55,14 @@ class Directory:
         """The whole document, as an update to an empty one."""
         return bytes(self._doc.get_update())
 
-    def merge(self, update: bytes) -> None:
-        """Apply an update.  Raises PeerError if it is none; then this object must not be used again."""
+    def merge(self, update: bytes) -> list[list[list[str]]]:
+        """Apply an update; the `content` that this gives.
+
+        Raises PeerError if it is none; then this object must not be used again.
+        """
         self._apply(update)
         try:
-            self.content()
+            return self.content()
         except ValueError as error:
             raise PeerError(f"a directory update holds what no directory does: {error}") from error
 
