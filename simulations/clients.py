@@ -302,9 +302,10 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
     view, account = client.view, client.account
     assert view is not None, "a client without a view changes nothing"
     target = view.mailbox
+    # What it means is settled now: while it waits it may read something else, elsewhere.
+    chosen = client.part(action.part) if action.part is not None else []
     if isinstance(action, actions.Move | actions.Copy):
         target = yield from _find(machine, account, action.to)
-    chosen = client.part(action.part) if action.part is not None else []
     if action.part is not None and not chosen:
         return Written(None, client.token)
     # The numbers of a view mean something where they were shown; elsewhere messages go by their ids.

@@ -371,12 +371,27 @@ class Machine:
         # Who wants to read what the commit left comes last in it, as in the real writer.
         group.sort(key=lambda write: write.query is not None)
         # The works run now, in a transaction of which nobody sees anything until it is durable.
-        outcomes, changes = self.disk.prepare(lambda txn: run_group(txn, [write.work for write in group]))
+        outcomes, changes = self.disk.prepare(
+            lambda txn: run_group(txn, [self._noted(write) for write in group])
+        )
         batch = _Batch(group, outcomes, changes, self.replica.take_notes(), self.replica.take_touched())
         least, most = self.world.config.fsync_s
         drawn = Draws(self.world.seed, "fsync", self.name, self.life, self.disk.commits).take()
         delay = int((least + (most - least) * drawn) * 1e6 * self.slowness)
         self._later(delay, lambda: self._commit(batch))
+
+    def _noted(self, write: _Write) -> Callable[[Transaction], Any]:
+        """The work; if it is undone, so is what the replica has noted of it."""
+
+        def work(txn: Transaction) -> Any:
+            place = len(self.replica.notes)
+            try:
+                return write.work(txn)
+            except CrdtmailError:
+                self.replica.undo(place)
+                raise
+
+        return work
 
     def _commit(self, batch: _Batch) -> None:
         if self._crashes("before persist"):
