@@ -30,12 +30,14 @@ from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Message, MessageId, expand
 from crdtmail.crdt.uid import Uid
 from crdtmail.store.tables import (
+    BLOCK,
     AccountRecord,
     Head,
     LogEntry,
     Lsn,
     Mailbox,
     Modseq,
+    Range,
     StoredMessage,
     WritableTables,
     element_digest,
@@ -68,6 +70,7 @@ def apply(
     for operation in delta.operations:
         application.apply(operation)
     tables.append_to_log(LogEntry(head.lsn, delta.dot, now_ms, data))
+    head.log_bytes += len(data)
     tables.put_head(head)
     return application.rehomings
 
@@ -129,17 +132,9 @@ class _Application:
 
     def _rehome(self, move: Move, id: MessageId, left: Message) -> None:
         """Find the keywords that this replica added to what the move took away, and that it had not seen."""
-        unseen = {
-            keyword
-            for instance in left.instances
-            if move.context.covers(instance.dot)
-            for keyword, dots in instance.keywords.items()
-            if any(dot[0] == self._replica and not move.context.covers(dot) for dot in dots)
-        }
+        unseen = unseen_keywords(left, self._replica, move.context)
         if unseen:
-            remove = frozenset({DELETED} if UNDELETED in unseen else ())
-            add = frozenset(unseen - {UNDELETED} - remove)
-            self.rehomings.append(Rehoming(move.target, id, add, remove))
+            self.rehomings.append(rehoming(move.target, id, unseen))
 
     def _update_directory(self, operation: DirectoryUpdate) -> None:
         account = self._delta.account
@@ -152,18 +147,18 @@ class _Application:
         self._tables.put_directory(account, directory.state())
         self._head.digest ^= before.digest ^ digest
 
-    def _living(self, mailbox: MailboxId) -> _Editor:
+    def _living(self, mailbox: MailboxId) -> Editor:
         """The mailbox as it is; where there is none, whatever is done in it comes to nothing."""
-        return _Editor(self._tables, self._head, self._delta.account, mailbox)
+        return Editor(self._tables, self._head, self._delta.account, mailbox)
 
-    def _born(self, mailbox: MailboxId) -> _Editor:
+    def _born(self, mailbox: MailboxId) -> Editor:
         """The mailbox, which this delta keeps alive."""
         editor = self._living(mailbox)
-        editor.keep_alive(self._delta)
+        editor.keep_alive(editor.alive.with_dot(self._delta.dot))
         return editor
 
 
-class _Editor:
+class Editor:
     """One mailbox while a delta changes it: its record is read once and written once."""
 
     def __init__(self, tables: WritableTables, head: Head, account: Account, mailbox: MailboxId) -> None:
@@ -176,9 +171,11 @@ class _Editor:
         self._existing = tables.mailbox(account, mailbox)
         self._record = self._existing or Mailbox(number=0)
         self._old_digest = self._record.digest
+        self._old_total = self._record.total
+        self._ranges: dict[int, Range] = {}
         self._old_alive = self._record.alive
 
-    def __enter__(self) -> _Editor:
+    def __enter__(self) -> Editor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -186,8 +183,13 @@ class _Editor:
             return  # the transaction is given up, or nothing changed
         record = self._record
         if record.alive is not self._old_alive:
-            record.digest ^= self._alive_digest(self._old_alive) ^ self._alive_digest(record.alive)
+            record.digest ^= alive_digest(self._salt, self._old_alive) ^ alive_digest(
+                self._salt, record.alive
+            )
         self._head.digest ^= self._old_digest ^ record.digest
+        self._head.messages += record.total - self._old_total
+        for each in self._ranges.values():
+            self._tables.put_range(record.number, each)
         if self._existing is None or not record.alive:
             account = self._tables.account(self._account)
             self._tables.put_account(self._account, replace(account, modseq=self._modseq))
@@ -197,14 +199,23 @@ class _Editor:
             assert record.total == record.digest == 0, "a mailbox that holds messages lives"
             self._tables.delete_mailbox(self._account, self._mailbox, record)
 
-    def keep_alive(self, delta: Delta) -> None:
+    def keep_alive(self, alive: Clock) -> None:
+        """From now on this keeps the mailbox alive, which is made if there is none."""
         record = self._record
-        if self._existing is None:
+        if self._existing is None and not record.number:
             record.number = self._tables.next_mailbox_number()
             record.shown = self._tables.burnt(self._account, self._mailbox)
             record.uid_next = record.shown + 1
-        record.alive = record.alive.with_dot(delta.dot)
+        record.alive = alive
         record.modseq = self._modseq
+
+    @property
+    def alive(self) -> Clock:
+        return self._record.alive
+
+    def ids(self, block: int | None) -> list[MessageId]:
+        """The messages in one block of UIDs, or in the whole mailbox."""
+        return [id for _, id, _ in self._tables.block(self._record.number, block)]
 
     def get(self, id: MessageId) -> StoredMessage | None:
         number = self._record.number
@@ -227,13 +238,11 @@ class _Editor:
         old_uid = new_uid = None
         if before is not None:
             old_uid = before.message.uid
-            record.digest ^= element_digest(self._salt, name, before.body)
-            record.total -= 1
+            self._count(old_uid, element_digest(self._salt, name, before.body), -1)
             record.unread -= before.message.is_unread
         if after.instances:
             new_uid = after.uid
-            record.digest ^= element_digest(self._salt, name, body)
-            record.total += 1
+            self._count(new_uid, element_digest(self._salt, name, body), 1)
             record.unread += after.is_unread
         if before is not None and old_uid is not None:
             if old_uid == new_uid:
@@ -257,6 +266,14 @@ class _Editor:
         for _, id, stored in list(self._tables.messages(self._record.number)):
             self.replace(id, stored, stored.message.without(context))
 
+    def _count(self, uid: Uid, digest: int, by: int) -> None:
+        """One message more or less in the mailbox, and in its block."""
+        record, block = self._record, uid // BLOCK
+        record.digest ^= digest
+        record.total += by
+        before = self._ranges.get(block) or self._tables.range(record.number, block)
+        self._ranges[block] = Range(block, before.digest ^ digest, before.messages + by)
+
     def _vanish(self, id: MessageId, uid: Uid) -> None:
         """The message leaves `uid`; readers hear of it if it had been shown to any."""
         was_stale = self._record.stale > 0 and self._tables.delete_stale(self._record.number, id)
@@ -272,8 +289,27 @@ class _Editor:
             record.stale += 1
         record.uid_next = max(record.uid_next, uid + 1)
 
-    def _alive_digest(self, alive: Clock) -> int:
-        return element_digest(self._salt, b"", dump(plain_clock(alive))) if alive else 0
+
+def unseen_keywords(left: Message, replica: ReplicaId, seen: Clock) -> set[str]:
+    """The keywords that `replica` added to those instances that `seen` covers, and that it has not seen."""
+    return {
+        keyword
+        for instance in left.instances
+        if seen.covers(instance.dot)
+        for keyword, dots in instance.keywords.items()
+        if any(dot[0] == replica and not seen.covers(dot) for dot in dots)
+    }
+
+
+def rehoming(mailbox: MailboxId, id: MessageId, unseen: set[str]) -> Rehoming:
+    """How these keywords come back to the message where it is now."""
+    remove = frozenset({DELETED} if UNDELETED in unseen else ())
+    return Rehoming(mailbox, id, frozenset(unseen - {UNDELETED} - remove), remove)
+
+
+def alive_digest(salt: bytes, alive: Clock) -> int:
+    """What keeps a mailbox alive, as a part of the mailbox's digest."""
+    return element_digest(salt, b"", dump(plain_clock(alive))) if alive else 0
 
 
 def _message(stored: StoredMessage | None) -> Message:

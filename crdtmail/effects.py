@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.store.interface import T, Transaction
@@ -41,6 +41,25 @@ class PersistThenRead(Generic[T]):
     query: Callable[[Tables], T]
 
 
+class Held(Protocol):
+    """A state that is kept for reading while the world goes on.  Whoever has it releases it in the end."""
+
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the last committed state; gives a `Held`.  Raises Overloaded if too many are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHeld(Generic[T]):
+    """Run `query` on a state that was kept; gives its result.  Raises PeerError if it was released."""
+
+    held: Held
+    query: Callable[[Tables], T]
+
+
 @dataclass(frozen=True, slots=True)
 class Compute(Generic[T]):
     """Run `work`, which is pure but may take long, where it holds nobody up; gives its result."""
@@ -53,6 +72,8 @@ class Kind(Enum):
 
     EXCHANGE = "exchange"
     PUSH = "push"
+    SNAPSHOT = "snapshot"
+    OFFER = "offer"
 
 
 class Reply(NamedTuple):
@@ -86,7 +107,7 @@ class Wait:
     timeout_s: float
 
 
-Effect = Read[Any] | Persist[Any] | PersistThenRead[Any] | Compute[Any] | Call | Wait
+Effect = Hold | ReadHeld[Any] | Read[Any] | Persist[Any] | PersistThenRead[Any] | Compute[Any] | Call | Wait
 Steps = Generator[Effect, Any, T]
 
 
@@ -105,6 +126,16 @@ def persist(work: Callable[[Transaction], T]) -> Steps[T]:
 
 def persist_then_read(work: Callable[[Transaction], None], query: Callable[[Tables], T]) -> Steps[T]:
     result: T = yield PersistThenRead(work, query)
+    return result
+
+
+def hold() -> Steps[Held]:
+    held: Held = yield Hold()
+    return held
+
+
+def read_held(held: Held, query: Callable[[Tables], T]) -> Steps[T]:
+    result: T = yield ReadHeld(held, query)
     return result
 
 

@@ -79,6 +79,28 @@ enough to fill a long fat link for some milliseconds, small enough to be applied
 MAX_GOSSIP_BODY: Final = MAX_DELTA + BATCH_BYTES + 64 * KIB
 """A batch that ends with one delta of the largest size."""
 
+MAX_ROWS_CLEARED: Final = 10_000
+"""Rows that one transaction takes away of what is no longer needed (pruned deltas, staged messages), so that
+no write waits long for it."""
+
+MAX_SNAPSHOTS: Final = 4
+"""Snapshots that are held for peers at a time.  Each keeps the pages that it shows from being used again."""
+
+SNAPSHOT_S: Final = 600.0
+"""How long a peer may read one snapshot.  Then it begins another one, and goes on with what still differs."""
+
+SNAPSHOT_IDLE_S: Final = 30.0
+"""A snapshot of which nobody has asked anything for so long is given up: whoever asked for it is gone."""
+
+MAX_ACCOUNTS_PER_ANSWER: Final = 1000
+"""Accounts in one answer about a snapshot: as many digests as are compared in some 0.1 s."""
+
+MAX_BLOCKS_PER_ANSWER: Final = 50_000
+"""Blocks of UIDs in one answer about a snapshot: some 600 KB."""
+
+MAX_DIRECTORY: Final = 16 * MIB
+"""An account's document: what the largest directory takes, and 32 of the largest scripts."""
+
 # The JSON API -----------------------------------------------------------------------------------------
 
 MAX_JSON_BODY: Final = 32 * MIB

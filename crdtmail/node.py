@@ -8,22 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from crdtmail import service
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
-from crdtmail.effects import Call, Compute, Effect, Kind, Persist, PersistThenRead, Read, Reply, Steps, Wait
-from crdtmail.errors import StoreError
+from crdtmail.effects import (
+    Call,
+    Compute,
+    Effect,
+    Hold,
+    Kind,
+    Persist,
+    PersistThenRead,
+    Read,
+    ReadHeld,
+    Reply,
+    Steps,
+    Wait,
+)
+from crdtmail.errors import PeerError, StoreError
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.replica import Replica
 from crdtmail.service import Written
-from crdtmail.store.interface import Store, Table, Transaction
+from crdtmail.store.interface import Snapshot, Store, Table, Transaction
 from crdtmail.store.tables import Head, Mailbox, Tables
 from crdtmail.store.writer import Snapshotted, Writer
 
@@ -73,6 +88,7 @@ class Node:
         self.progress = Signal()
         """Fires after every commit, and whenever something was heard of a peer."""
         self.failed = asyncio.Event()
+        self._held: WeakSet[_HeldSnapshot] = WeakSet()
 
     @property
     def name(self) -> str:
@@ -102,6 +118,8 @@ class Node:
     def close(self) -> None:
         """Commit what waits, then let go of the store."""
         self._writer.stop()
+        for held in list(self._held):
+            held.release()
         self._readers.shutdown(cancel_futures=True)
         self._showers.shutdown()
         self._store.close()
@@ -192,6 +210,11 @@ class Node:
             case Wait(condition, timeout_s):
                 await self.progress.until(lambda: self.stopping or condition(), timeout_s)
                 return condition()
+            case Hold():
+                return await self._loop.run_in_executor(self._readers, self._hold)
+            case ReadHeld(held, query):
+                assert isinstance(held, _HeldSnapshot)
+                return await self._loop.run_in_executor(self._readers, held.query, query)
             case Compute(work):
                 return await self._loop.run_in_executor(self._readers, work)
 
@@ -215,6 +238,11 @@ class Node:
             # Shielded: it runs, and closes the snapshot, even if nobody waits for the result any more.
             return await asyncio.shield(self._loop.run_in_executor(self._showers, query_and_close))
 
+    def _hold(self) -> _HeldSnapshot:
+        held = _HeldSnapshot(self._store.snapshot())
+        self._held.add(held)
+        return held
+
     def _query(self, query: Callable[[Tables], T]) -> T:
         with self._store.snapshot() as snapshot:
             return query(Tables(snapshot))
@@ -235,6 +263,28 @@ class Node:
             if (event := self._watched.pop(account, None)) is not None:
                 event.set()
         self.progress.fire()
+
+
+class _HeldSnapshot:
+    """A snapshot that one peer after the other's question is answered from, in whatever thread."""
+
+    def __init__(self, closing: AbstractContextManager[Snapshot]) -> None:
+        self._lock = threading.Lock()
+        self._closing = closing
+        self._snapshot: Snapshot | None = closing.__enter__()
+
+    def query(self, query: Callable[[Tables], T]) -> T:
+        with self._lock:
+            if self._snapshot is None:
+                raise PeerError("that snapshot was held for too long, and is given up")
+            return query(Tables(self._snapshot))
+
+    def release(self) -> None:
+        """Let go of it, after the query that is under way."""
+        with self._lock:
+            if self._snapshot is not None:
+                self._snapshot = None
+                self._closing.__exit__(None, None, None)
 
 
 class Signal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import NamedTuple
 
 from crdtmail.applying import Rehoming, apply
@@ -40,7 +41,6 @@ from crdtmail.errors import (
     RequestError,
     StoreError,
     TooLarge,
-    WritesLost,
 )
 from crdtmail.limits import (
     MAX_ANNOTATIONS,
@@ -50,12 +50,17 @@ from crdtmail.limits import (
     MAX_MAILBOXES_PER_ACCOUNT,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
+    MAX_ROWS_CLEARED,
     MAX_SCRIPTS,
 )
+from crdtmail.merging import merge
+from crdtmail.staging import clear
 from crdtmail.store.interface import Store, T, Transaction
 from crdtmail.store.tables import (
     FORMAT,
     Head,
+    LogEntry,
+    Lsn,
     Mailbox,
     PeerRecord,
     StoredMessage,
@@ -91,6 +96,14 @@ class KeywordChange:
     remove: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much of the log is kept for members that are away: bytes of deltas, and milliseconds."""
+
+    bytes: int
+    age_ms: int
+
+
 class Outcome(Enum):
     """What became of a delta from another replica."""
 
@@ -105,12 +118,20 @@ class Replica:
     `time_ms` is read when a delta is logged; nothing but what an operator is shown depends on it.
     """
 
-    def __init__(self, id: ReplicaId, members: Iterable[ReplicaId], time_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        id: ReplicaId,
+        members: Iterable[ReplicaId],
+        new_id: Callable[[], ReplicaId],
+        time_ms: Callable[[], int],
+    ) -> None:
         self.id = id
         self.members = frozenset(members) | {id}
         self._touched: set[Account] = set()
-        self.lost_writes = False
-        """Peers hold deltas of this replica that its store does not: nothing may be written under its id."""
+        self.is_filling = False
+        """Whether another replica's snapshot is being compared with this one's state."""
+        self._renumbered: set[tuple[Account, MailboxId]] = set()
+        self._new_id = new_id
         self._time_ms = time_ms
 
     @classmethod
@@ -135,7 +156,7 @@ class Replica:
             if id is None or not store.is_at(tables.place()):
                 id = new_id()
             tables.put_identity(id, store.next_place)
-            return cls(id, tables.peers(), time_ms)
+            return cls(id, tables.peers(), new_id, time_ms)
 
         replica = store.transact(identify)
         store.settle()
@@ -152,14 +173,89 @@ class Replica:
         head = tables.head()
         if head.clock.covers(delta.dot):
             return Outcome.KNOWN
+        if self.is_filling:
+            return Outcome.GAP
         if delta.replica == self.id:
             raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
         self._touched.add(delta.account)
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
-        self._rehome(tables, delta, rehomings)
+        self._rehome(tables, delta.account, delta.dot, rehomings)
         return Outcome.APPLIED
+
+    # Snapshots of other replicas ----------------------------------------------------------------------
+
+    def compare(self, txn: Transaction) -> int:
+        """Begin a comparison with another replica's snapshot; its number.
+
+        From now until `merge`, or until `is_filling` is taken back, no delta of others is applied: what was
+        found equal must stay so but for our own writes.
+        """
+        self.is_filling = True
+        self._renumbered.clear()
+        return WritableTables(txn).next_mailbox_number()
+
+    def merge(self, txn: Transaction, comparison: int, theirs: Clock, *, is_repair: bool) -> bool:
+        """Merge what the comparison has staged of a replica at clock `theirs`, and that clock with ours.
+
+        False if it has to be compared again, because messages have got new UIDs here meanwhile: they are in
+        other blocks than those that were compared.
+        """
+        tables = WritableTables(txn)
+        if any(tables.staged_mailbox(*each) is not None for each in self._renumbered):
+            return False
+        head = tables.head()
+        merged = merge(tables, head, comparison, theirs, replica=self.id, is_repair=is_repair)
+        self._touched |= merged.accounts
+        for account, move, rehoming in merged.followed:
+            self._rehome(tables, account, move, [rehoming])
+        self.is_filling = False
+        return True
+
+    def clear_staged(self, txn: Transaction) -> bool:
+        """Take away some of what is staged and no longer needed; whether anything is left."""
+        return clear(WritableTables(txn))
+
+    # Who we are, who else there is ---------------------------------------------------------------------
+
+    def renew(self, txn: Transaction) -> None:
+        """Go on under a new id: the old one names what is not here, is retired, or is another node's."""
+        tables = WritableTables(txn)
+        self.id = self._new_id()
+        self.members |= {self.id}
+        tables.put_identity(self.id, tables.place())
+
+    def retire(self, txn: Transaction, replicas: Iterable[ReplicaId]) -> None:
+        """These are gone for good: nothing is kept for them any more.  Raises Forbidden for ourselves."""
+        tables = WritableTables(txn)
+        known = tables.peers()
+        for replica in replicas:
+            if replica == self.id:
+                raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
+            record = known.get(replica) or PeerRecord("", Clock(), self._time_ms())
+            tables.put_peer(replica, record._replace(is_retired=True))
+
+    def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
+        """Take deltas off the log, oldest first: some that `covered` covers, or that are over a limit."""
+        tables = WritableTables(txn)
+        head = tables.head()
+        for entry in list(islice(tables.log_from(Lsn(0)), MAX_ROWS_CLEARED)):
+            if not self._is_prunable(head, entry, covered, keep):
+                break
+            tables.delete_from_log(entry)
+            head.log_bytes -= len(entry.delta)
+            head.floor = head.floor.with_dot(entry.dot)
+        tables.put_head(head)
+
+    def may_prune(self, tables: Tables, covered: Clock, keep: Keep) -> bool:
+        """Whether there is anything to prune."""
+        first = next(tables.log_from(Lsn(0)), None)
+        return first is not None and self._is_prunable(tables.head(), first, covered, keep)
+
+    def _is_prunable(self, head: Head, entry: LogEntry, covered: Clock, keep: Keep) -> bool:
+        is_old = self._time_ms() - entry.applied_at_ms > keep.age_ms
+        return covered.covers(entry.dot) or is_old or head.log_bytes > keep.bytes
 
     def take_touched(self) -> set[Account]:
         """The accounts touched since the last call.  For the writer's thread, after a commit."""
@@ -168,7 +264,10 @@ class Replica:
 
     def meet(self, txn: Transaction, peer: ReplicaId, name: str, clock: Clock) -> None:
         """Remember another replica, and how far it was now that it was heard of."""
-        WritableTables(txn).put_peer(peer, PeerRecord(name, clock, self._time_ms()))
+        tables = WritableTables(txn)
+        known = tables.peers().get(peer)
+        is_retired = known is not None and known.is_retired
+        tables.put_peer(peer, PeerRecord(name, clock, self._time_ms(), is_retired))
 
     # Mailboxes ----------------------------------------------------------------------------------------
 
@@ -408,6 +507,7 @@ class Replica:
         if box.stale:
             stored = [(id, self._stored(tables, box, id)) for id in tables.stale(box.number)]
             stored.sort(key=lambda pair: (pair[1].message.uid, pair[0]))
+            self._renumbered.add((account, mailbox))
             head = tables.head()
             fresh = self._stripe(head).healed_uids(box.uid_next, len(stored))
             for block in _blocks(stored, MAX_MESSAGES_PER_OPERATION):
@@ -436,8 +536,6 @@ class Replica:
         """Make one delta of the operations and apply it; without any, nothing happened."""
         if not operations:
             return
-        if self.lost_writes:
-            raise WritesLost("peers have deltas of this replica that it lost; start it with an empty folder")
         head = tables.head()
         delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"
@@ -451,20 +549,20 @@ class Replica:
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
-    def _rehome(self, tables: WritableTables, move: Delta, rehomings: list[Rehoming]) -> None:
+    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
         """Put keywords after the messages that `move` took along unseen, in a delta of this replica's own."""
         wanted: dict[tuple[MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
         for mailbox, id, add, remove in rehomings:
             for change in _within_limits(add, remove):
                 wanted.setdefault((mailbox, *change), {})[id] = None
-        moved = Clock.of([move.dot])  # the instances that the move has made, and no others
+        moved = Clock.of([move])  # the instances that the move has made, and no others
         operations = [
             Keywords(mailbox, tuple(block), add, remove, moved)
             for (mailbox, add, remove), ids in wanted.items()
             for block in _blocks(list(ids), MAX_MESSAGES_PER_OPERATION)
         ]
         for some in _blocks(operations, MAX_OPERATIONS):
-            self._commit(tables, move.account, *some)
+            self._commit(tables, account, *some)
 
     def _mailbox(self, tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:
         box = tables.mailbox(account, mailbox)

@@ -11,13 +11,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import dump, plain_clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory, Entry, lost_name, shown_names
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import NotFound
 from crdtmail.limits import MAX_UID
-from crdtmail.store.tables import LogEntry, Lsn, Mailbox, Modseq, Tables
+from crdtmail.store.tables import Head, LogEntry, Lsn, Mailbox, Modseq, Tables, element_digest
 
 _READER = ReplicaId(0)  # a document that is only read needs no author
 
@@ -146,15 +147,45 @@ def position_now(box: Mailbox) -> tuple[int, int]:
     return box.modseq, MAX_UID
 
 
+def account_keys(
+    tables: Tables, after: Account, last: Account | None, limit: int
+) -> list[tuple[Account, int]]:
+    """Accounts after one, up to `last`, each with a digest of all that two replicas must have in common."""
+    found: list[tuple[Account, int]] = []
+    for account in tables.accounts(after):
+        if len(found) == limit or (last is not None and account.encode() > last.encode()):
+            break
+        key = directory_key(tables, account)
+        for _, record in tables.mailboxes(account):
+            key ^= record.digest
+        found.append((account, key))
+    return found
+
+
+def directory_key(tables: Tables, account: Account) -> int:
+    """A digest of an account's directory and of the updates that it holds.
+
+    Two documents can say the same and yet differ in what they need to understand the next update.
+    """
+    record = tables.account(account)
+    if not record.clock:
+        return 0
+    said = dump([record.digest, plain_clock(record.clock)])
+    return element_digest(b"", b"directory of " + account.encode(), said)
+
+
 def deltas_after(
     tables: Tables, clock: Clock, *, max_bytes: int, own: ReplicaId | None = None
 ) -> list[LogEntry]:
     """What `clock` does not cover, in LSN order, up to `max_bytes` (one delta at least).
 
-    With `own`, only the deltas of that replica.  The log is read from the first entry that is missing.
+    With `own`, only the deltas of that replica.  The log is read from the first entry that is missing.  It
+    gives nothing if the log no longer reaches back so far.
     """
     head = tables.head()
-    first = first_missing(tables, head.clock, clock, own)
+    if not reaches(head, clock, own):
+        return []
+    first = first_missing(tables, head, clock, own)
     found: list[LogEntry] = []
     size = 0
     if first is None:
@@ -174,13 +205,19 @@ def deltas_after(
     return found
 
 
-def first_missing(tables: Tables, ours: Clock, theirs: Clock, own: ReplicaId | None = None) -> Lsn | None:
-    """The LSN of the first delta of ours that `theirs` does not cover."""
+def reaches(head: Head, clock: Clock, own: ReplicaId | None = None) -> bool:
+    """Whether the log still holds everything, or all of one replica, that `clock` does not cover."""
+    return clock.includes(head.floor) if own is None else clock[own] >= head.floor[own]
+
+
+def first_missing(tables: Tables, head: Head, theirs: Clock, own: ReplicaId | None = None) -> Lsn | None:
+    """The LSN of the first delta in the log that `theirs` does not cover."""
     lsns = []
-    for replica, seq in ours.items():
-        if theirs[replica] < seq and own in (None, replica):
-            lsn = tables.lsn_of(Dot(replica, theirs[replica] + 1))
-            assert lsn is not None, "every delta that the clock covers is in the log"
+    for replica, seq in head.clock.items():
+        first = max(theirs[replica], head.floor[replica]) + 1
+        if first <= seq and own in (None, replica):
+            lsn = tables.lsn_of(Dot(replica, first))
+            assert lsn is not None, "every delta above the floor is in the log"
             lsns.append(lsn)
     return min(lsns, default=None)
 

@@ -172,6 +172,13 @@ class Leave(Action, frozen=True):
     node: str
 
 
+class Retire(Action, frozen=True):
+    """An operator tells a node that another one is gone for good, whether it is or not."""
+
+    node: str
+    other: str
+
+
 class Pause(Action, frozen=True):
     """A node stands still (SIGSTOP, a virtual machine that is moved), then goes on as if nothing had been."""
 
@@ -311,6 +318,7 @@ AnyAction = (
     | Crash
     | Start
     | Leave
+    | Retire
     | Pause
     | Slow
     | SetClock

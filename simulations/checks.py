@@ -25,7 +25,7 @@ from simulations.ledger import Ledger
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
-from simulations.watched import Made, Note, Received
+from simulations.watched import Filled, Made, Note, Received
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
@@ -90,7 +90,9 @@ class Checks:
         self._commits[machine.name] += 1
         if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
             self.recount(machine)
-        if received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict):
+        is_filled = any(isinstance(note, Filled) for note in notes)
+        world.reached["snapshot merged"] += is_filled
+        if is_filled or (received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict)):
             self._look_at_everything(machine)
         world.changed(machine)
 
@@ -181,7 +183,11 @@ class Checks:
         """This node has had a conversation with a peer."""
         session = machine.gossip.peers.sessions[address]
         expect(not session.diverged, "no sound node is called damaged", machine.name, address)
-        expect(not machine.replica.lost_writes, "no sound node takes its writes for lost", machine.name)
+        expect(
+            machine.gossip.renewed <= machine.retired,
+            "no sound node takes its writes for lost",
+            machine.name,
+        )
 
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
         """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""

@@ -269,6 +269,31 @@ class Leaves(Fault):
         yield Event(at, actions.Leave(_node(chance, config)))
 
 
+class Retires(Fault):
+    """A node is told that another one is gone for good, which may be a mistake: then that one comes back."""
+
+    name = "retire"
+    often = (0.6, 1.5)
+
+    def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
+        yield Event(at, actions.Retire(_node(chance, config), _node(chance, config)))
+
+
+class ShortLog(Fault):
+    """Nodes keep little of their logs for those that are away, or next to nothing: these need a snapshot."""
+
+    name = "short log"
+    KEPT: ClassVar[dict[str, int]] = {"on": 1000, "high": 100}
+
+    def plan(self, chance: random.Random, config: Config, level: str) -> Iterator[Event]:
+        yield from ()
+
+
+def log_kept(config: Config) -> int:
+    """Bytes of its log that a node keeps for those that are away."""
+    return ShortLog.KEPT.get(config.faults.get(ShortLog.name, ""), 10**9)
+
+
 # Disks --------------------------------------------------------------------------------------------------
 
 

@@ -117,6 +117,11 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
             if len(world.members) > 2 and world.config.topology in ("mesh", "one way"):
                 world.reached["node left"] += 1
                 machine.leave()
+        case actions.Retire(other=other):
+            gone = world.machines.get(other)
+            if machine.is_up and gone is not None and gone.life and gone is not machine:
+                world.reached["node retired"] += 1
+                machine.retire([gone.replica.id])
         case actions.Pause(seconds=seconds):
             if machine.is_up:
                 machine.pause(seconds)

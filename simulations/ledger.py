@@ -15,7 +15,7 @@ from crdtmail.crdt.names import make_mailbox_id, uid_validity
 from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
-from simulations.watched import Commanded, Made, Note, Received, Registered
+from simulations.watched import Commanded, Filled, Made, Note, Received, Registered
 
 
 class _Seen:
@@ -99,6 +99,8 @@ class Ledger:
                 case Received():
                     caused = takewhile(lambda later: isinstance(later, Made), notes[place + 1 :])
                     self._follow_up(replica, note, len(list(caused)))
+                case Filled():
+                    self._fill(replica, note)
                 case Commanded():
                     self._command(replica, note)
 
@@ -128,6 +130,23 @@ class Ledger:
             self.flags_followed += 1
             last = Dot(replica, self.made.get(replica, 0) + caused)
             account.changes.setdefault(last, []).append(said)
+
+    def _fill(self, replica: ReplicaId, note: Filled) -> None:
+        """Many deltas at once, of which only the sum was seen.
+
+        Where a message was moved away from under this replica's own flags, these follow it; of several moves
+        only the last is seen, and a copy looks like a move.  So that is left open.
+        """
+        for account, it in self._accounts.items():
+            seen = self.seen(account, note.seen)
+            news = self.seen(account, note.now) & ~seen
+            while news:
+                change = (news & -news).bit_length() - 1
+                news &= news - 1
+                if change in it.moves:
+                    for message in it.history.would_follow(f"{replica:x}", seen, change):
+                        it.uncertain |= {(box, message) for box in it.identities.values()}
+                seen |= 1 << change
 
     def _command(self, replica: ReplicaId, note: Commanded) -> None:
         it, did = self._accounts[note.account], note.did

@@ -10,24 +10,39 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.delta import Account
-from crdtmail.effects import Call, Compute, Kind, Persist, PersistThenRead, Read, Reply, Steps, Wait
+from crdtmail.effects import (
+    Call,
+    Compute,
+    Hold,
+    Kind,
+    Persist,
+    PersistThenRead,
+    Read,
+    ReadHeld,
+    Reply,
+    Steps,
+    Wait,
+)
 from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError
 from crdtmail.gossip import conversation
 from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GROUP, MAX_WRITES_WAITING
-from crdtmail.store.interface import Transaction
+from crdtmail.replica import Keep
+from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.memory_store import Changes, Image
 from crdtmail.store.tables import Head, Tables
 from crdtmail.store.writer import Failed, run_group
 from crdtmail.views import living_mailboxes
 from simulations.chance import Draws, generator
 from simulations.disk import DISK_FAILURES, Disk, PowerCut
+from simulations.faults import log_kept
 from simulations.memo import decoded_answer, decoded_delta, decoded_position
 from simulations.network import Request
 from simulations.violation import expect
@@ -43,6 +58,7 @@ BOUNDARIES = ("now", "before persist", "in persist", "after persist", "before se
 
 _READ_US = (20, 800)  # a read: from a page in memory to one from the disk
 _RESTART_US = 50_000
+_HOUSE_US = 2_000_000
 _ADVANCE_US = 30  # from a commit in the writer's thread until the event loop hears of it
 
 
@@ -63,6 +79,28 @@ class _Batch(NamedTuple):
 
 
 _Answer = tuple[Any, Exception | None]
+
+
+class _Held:
+    """A state of the disk that is kept for reading."""
+
+    def __init__(self, closing: AbstractContextManager[Snapshot]) -> None:
+        self._closing = closing
+        self._snapshot: Snapshot | None = closing.__enter__()
+
+    def query(self, machine: Machine, query: Callable[[Tables], Any]) -> _Answer:
+        if self._snapshot is None:
+            return None, PeerError("that snapshot is given up")
+        try:
+            return query(Tables(self._snapshot)), None
+        except CrdtmailError as error:
+            machine.store_failed(error)
+            return None, error
+
+    def release(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot = None
+            self._closing.__exit__(None, None, None)
 
 
 class _Waiter(NamedTuple):
@@ -94,6 +132,7 @@ class Machine:
         self.replica: WatchedReplica
         self.gossip: Gossip
         self._id: ReplicaId | None = None
+        self._ids = 0
         self._ids_before: set[ReplicaId | None] = set()
         """The ids of replicas whose disk was taken away from here."""
         self._now_base = (0.0, 0.0)  # this machine's time, and the world's, when the drift last changed
@@ -109,6 +148,9 @@ class Machine:
         self._failed: dict[str, list[float]] = {}
         """When the calls of each peer failed, since one succeeded."""
         self._reads = 0
+        self.retired = 0
+        """How often its id was retired."""
+        self._held: list[_Held] = []
 
     # Clocks ---------------------------------------------------------------------------------------------
 
@@ -178,9 +220,41 @@ class Machine:
         )
         world.record("up", self.name, f"{replica.id:016x}")
         self._pump_all()
+        self._later(_HOUSE_US, self._keep_house)
+
+    def _keep_house(self) -> None:
+        """Now and then: prune the log, give up old snapshots."""
+        kept = Keep(bytes=log_kept(self.world.config), age_ms=10**9)
+        had, life = self.gossip.head.log_bytes, self.life
+
+        def done(_: Any, error: Exception | None) -> None:
+            self.requests -= 1
+            if error is not None and not self.disk.may_fail(error):
+                raise error
+            if self.life == life:
+                self.world.reached["log pruned"] += self.gossip.head.log_bytes < had
+
+        self.requests += 1
+        self.perform(self.gossip.keep_house(kept), done)
+        if self.life == life:
+            self._later(_HOUSE_US, self._keep_house)
+
+    def retire(self, replicas: list[ReplicaId]) -> None:
+        """An operator says that these are gone for good."""
+
+        def done(_: Any, error: Exception | None) -> None:
+            self.requests -= 1
+            if error is not None and not self.disk.may_fail(error):
+                raise error
+
+        self.requests += 1
+        for machine in self.world.machines.values():
+            machine.retired += machine.life > 0 and machine.replica.id in replicas
+        self.perform(self.gossip.retire(replicas), done)
 
     def _new_id(self) -> ReplicaId:
-        return ReplicaId(generator(self.world.seed, "replica", self.name, self.life).getrandbits(64))
+        self._ids += 1
+        return ReplicaId(generator(self.world.seed, "replica", self.name, self._ids).getrandbits(64))
 
     def crash(self, why: str, keep: int = 0) -> None:
         """End this life at once; of what was committed but not synced, `keep` commits reached the disk."""
@@ -203,6 +277,9 @@ class Machine:
         for reply in serving:
             reply(PeerUnreachable("the connection was reset"))
         self._waiters.clear()
+        for held in self._held:
+            held.release()
+        self._held.clear()
         self._timers.clear()
         self._failed.clear()
         self.world.checks.crashed(self)
@@ -297,8 +374,13 @@ class Machine:
                 self._enqueue(_Write(work, query, resume))
             case Read(query):
                 self._after_read(lambda: resume(*self._query(query)))
+            case Hold():
+                self._after_read(lambda: resume(self._hold(), None))
+            case ReadHeld(held, query):
+                assert isinstance(held, _Held)
+                self._after_read(lambda: resume(*held.query(self, query)))
             case Compute(work):
-                self._after_read(lambda: resume(work(), None))
+                self._after_read(lambda: resume(*self._compute(work)))
             case Call():
                 self._call(effect, resume)
             case Wait(condition, timeout_s):
@@ -315,16 +397,27 @@ class Machine:
         life = self.life
         self.world.after(delay_us, lambda: then() if self.life == life else None, self)
 
+    def _hold(self) -> _Held:
+        held = _Held(self.disk.snapshot())
+        self._held.append(held)
+        return held
+
+    def _compute(self, work: Callable[[], Any]) -> _Answer:
+        try:
+            return work(), None
+        except CrdtmailError as error:
+            return None, error
+
     def _query(self, query: Callable[[Tables], Any]) -> _Answer:
         """What a query on the last committed state gives, or what it raises."""
         try:
             with self.disk.snapshot() as snapshot:
                 return query(Tables(snapshot)), None
         except CrdtmailError as error:
-            self._store_failed(error)
+            self.store_failed(error)
             return None, error
 
-    def _store_failed(self, error: CrdtmailError) -> None:
+    def store_failed(self, error: CrdtmailError) -> None:
         if isinstance(error, StoreError):
             expect(self.disk.is_damaged, "a store that is not damaged can be read", f"{self.name}: {error}")
             self.world.reached["wrong checksum noticed"] += 1
@@ -412,7 +505,7 @@ class Machine:
         try:
             self.disk.sync()
         except StoreError as error:
-            self._store_failed(error)
+            self.store_failed(error)
             self.crash("its store is damaged")
             self.replace_disk("damaged", {})
             return
@@ -439,7 +532,7 @@ class Machine:
             if isinstance(outcome, Failed):
                 if not isinstance(outcome.error, CrdtmailError):
                     raise outcome.error
-                self._store_failed(outcome.error)
+                self.store_failed(outcome.error)
                 write.resume(None, outcome.error)
             elif answer is not None:
                 write.resume(*answer)
@@ -556,7 +649,7 @@ class Machine:
             del self.serving[reply]
             self._failed.clear()  # it has been heard only now
             if error is None:
-                self._check_answered(value)
+                self._check_answered(request.kind, value)
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()
@@ -566,13 +659,15 @@ class Machine:
     # What is said must be durable -----------------------------------------------------------------------
 
     def _check_sent(self, kind: Kind, body: bytes) -> None:
+        if kind in (Kind.SNAPSHOT, Kind.OFFER):
+            return
         if kind is Kind.EXCHANGE:
             self.world.checks.told_clock(self, decoded_position(body).clock)
         else:
             self._check_deltas(decode_push(body))
 
-    def _check_answered(self, reply: Reply) -> None:
-        if reply.status == 200:
+    def _check_answered(self, kind: Kind, reply: Reply) -> None:
+        if kind is Kind.EXCHANGE:
             answer = decoded_answer(reply.body)
             self.world.checks.told_clock(self, answer.position.clock)
             self._check_deltas(answer.deltas)

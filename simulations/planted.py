@@ -94,18 +94,18 @@ def _expunge_takes_the_unseen() -> Replacements:
 
 
 def _counter_not_decremented() -> Replacements:
-    replace = applying._Editor.replace
+    replace = applying.Editor.replace
 
     def without_count(self: Any, id: Any, before: Any, after: Message) -> None:
         replace(self, id, before, after)
         if before is not None and not after.instances:
             self._record.unread += before.message.is_unread
 
-    yield applying._Editor, "replace", without_count
+    yield applying.Editor, "replace", without_count
 
 
 def _digest_forgotten() -> Replacements:
-    replace = applying._Editor.replace
+    replace = applying.Editor.replace
 
     def without_digest(self: Any, id: Any, before: Any, after: Message) -> None:
         digest = self._record.digest
@@ -113,7 +113,7 @@ def _digest_forgotten() -> Replacements:
         if before is not None and after.instances:
             self._record.digest = digest
 
-    yield applying._Editor, "replace", without_digest
+    yield applying.Editor, "replace", without_digest
 
 
 def _remove_wins() -> Replacements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.codec import dump, plain_clock
 from crdtmail.crdt.directory import Directory
 from crdtmail.store.interface import Table
@@ -15,7 +15,7 @@ from simulations.memo import decoded_delta
 def recount(tables: Tables) -> None:
     """Assert that everything kept by increments is what the records say."""
     head = tables.head()
-    total = 0
+    total = messages = 0
     numbers: dict[int, tuple[int, int]] = {}
     for account in tables.accounts():
         content = Directory(tables.directory(account), ReplicaId(0)).content()
@@ -27,12 +27,16 @@ def recount(tables: Tables) -> None:
             salt = mailbox_salt(account, mailbox)
             digest = element_digest(salt, b"", dump(plain_clock(box.alive)))
             count = unread = 0
+            kept: dict[int, tuple[int, int]] = {}
             uids: dict[int, list[str]] = defaultdict(list)
             changed = {(c.modseq, c.uid, c.id) for c in tables.changes(box.number, 0, 0) if c.id is not None}
             for uid, id, stored in tables.messages(box.number):
                 count += 1
                 unread += not {"$seen", "$draft"} & stored.message.keywords
-                digest ^= element_digest(salt, id.encode(), encode_instances(stored.message))
+                element = element_digest(salt, id.encode(), encode_instances(stored.message))
+                digest ^= element
+                found, of = kept.get(uid // 128, (0, 0))
+                kept[uid // 128] = found ^ element, of + 1
                 assert stored.message.uid == uid, "a record stands under its UID"
                 assert tables.uid(box.number, id) == uid, "the index leads to the record"
                 assert (stored.modseq, uid, id) in changed, "every message has its change entry"
@@ -41,6 +45,9 @@ def recount(tables: Tables) -> None:
             assert len(changed) == count, "no change entry is left over"
             assert (box.total, box.unread) == (count, unread), "counters"
             assert box.digest == digest, "mailbox digest"
+            blocks = {block: (found, count) for block, found, count in tables.ranges(box.number)}
+            assert blocks == kept, "digests of blocks"
+            messages += count
             stale = list(tables.stale(box.number))
             assert box.stale == len(stale)
             assert box.alive, "a mailbox that nothing keeps alive is gone"
@@ -55,25 +62,33 @@ def recount(tables: Tables) -> None:
             total ^= digest
     assert head.digest == total, "digest of the whole state"
     _nothing_is_left_over(tables, numbers)
-    clock = Clock()
-    for lsn, entry in enumerate(tables.log_from(Lsn(1)), 1):
+    assert head.messages == messages, "count of all messages"
+    clock, last, size = head.floor, 0, 0
+    for entry in tables.log_from(Lsn(1)):
         delta = decoded_delta(entry.delta)
-        assert entry.lsn == lsn, "the log has no hole"
+        assert last < entry.lsn <= head.lsn, "the log is in order"
+        last, size = entry.lsn, size + len(entry.delta)
         assert delta.dot == entry.dot
+        assert tables.lsn_of(delta.dot) == entry.lsn
+        if head.floor.covers(delta.dot):  # from before a snapshot
+            continue
         assert delta.dot.seq == clock[delta.dot.replica] + 1, "each origin's deltas are in order"
         assert clock.includes(delta.context), "the log is in causal order"
-        assert tables.lsn_of(delta.dot) == lsn
         clock = clock.with_dot(delta.dot)
-    assert clock == head.clock
+    assert clock == head.clock, "the log goes from the floor to the clock"
+    assert size == head.log_bytes, "size of the log"
 
 
 def _nothing_is_left_over(tables: Tables, numbers: dict[int, tuple[int, int]]) -> None:
     """Every row belongs to a living mailbox, and there are no more than its messages account for."""
     found: dict[Table, Counter[int]] = {}
-    for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.STALE, Table.CHANGES):
+    staged = {each.number for _, _, each in tables.staged()}
+    for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.STALE, Table.CHANGES):
         keys = (key for key, _ in tables._rows.scan(table, b""))
         found[table] = Counter(int.from_bytes(key[:4], "big") for key in keys)
-        assert found[table].keys() <= numbers.keys(), f"{table.name} has rows of a mailbox that is gone"
+        assert found[table].keys() <= numbers.keys() | staged, (
+            f"{table.name} has rows of a mailbox that is gone"
+        )
     for number, (messages, stale) in numbers.items():
         assert found[Table.MESSAGES][number] == found[Table.MESSAGE_IDS][number] == messages
         assert found[Table.STALE][number] == stale

@@ -82,6 +82,10 @@ class History(Past):
         effects = tuple(self._said_again(origin, seen, change))
         return self._append_own(origin, seen | 1 << change, effects)
 
+    def would_follow(self, origin: str, seen: int, change: int) -> list[str]:
+        """The messages of which `follow_up` would say something again."""
+        return [effect.message for effect in self._said_again(origin, seen, change)]  # type: ignore[union-attr]
+
     def is_determined(self, seen: int, command: Command) -> bool:
         """Whether the semantics say what the command does. They do not where it matters which of two
         conflicting names a mailbox shows, or showed when it gave that name up."""

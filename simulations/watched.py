@@ -34,6 +34,13 @@ class Received(NamedTuple):
     size: int
 
 
+class Filled(NamedTuple):
+    """A snapshot was merged: the clock before, and after it."""
+
+    seen: Clock
+    now: Clock
+
+
 class Registered(NamedTuple):
     """A register of the directory got a value: a mailbox's annotation or subscription, a script."""
 
@@ -61,14 +68,20 @@ class Commanded(NamedTuple):
     dot: Dot | None
 
 
-Note = Made | Received | Commanded
+Note = Made | Received | Filled | Commanded
 
 
 class WatchedReplica(Replica):
     """A replica that takes notes."""
 
-    def __init__(self, id: ReplicaId, members: Iterable[ReplicaId], time_ms: Callable[[], int]) -> None:
-        super().__init__(id, members, time_ms)
+    def __init__(
+        self,
+        id: ReplicaId,
+        members: Iterable[ReplicaId],
+        new_id: Callable[[], ReplicaId],
+        time_ms: Callable[[], int],
+    ) -> None:
+        super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
@@ -82,6 +95,13 @@ class WatchedReplica(Replica):
         if outcome is Outcome.APPLIED:
             self.notes.insert(place, Received(delta.dot, delta.account, before, len(data)))
         return outcome
+
+    def merge(self, txn: Transaction, comparison: int, theirs: Clock, *, is_repair: bool) -> bool:
+        before, place = Tables(txn).head().clock, len(self.notes)
+        merged = super().merge(txn, comparison, theirs, is_repair=is_repair)
+        if merged:
+            self.notes.insert(place, Filled(before, before.join(theirs)))
+        return merged
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)

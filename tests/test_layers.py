@@ -16,6 +16,7 @@ LAYERS = [
     {"crdt"},
     {"store"},
     {"applying"},
+    {"staging", "merging"},
     {"views"},
     {"replica"},
     {"effects"},

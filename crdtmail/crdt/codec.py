@@ -72,7 +72,7 @@ def decode_delta(data: bytes) -> Delta:
     if len(data) > MAX_DELTA:
         raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}")
     without_checksum(data)
-    fields = _read(data)
+    fields = read(data)
     try:
         version, replica, seq, account, operations, _ = _list(fields, 6)
         if version != VERSION:
@@ -131,7 +131,7 @@ class _NoTags(dict[int, Any]):
 
 def load(data: bytes) -> Any:
     """The plain value in `data`, which `dump` must have made.  Raises PeerError."""
-    value = _read(data)
+    value = read(data)
     try:
         is_ours = dump(value) == data
     except Exception as error:  # what is no plain value fails in its own way
@@ -141,7 +141,7 @@ def load(data: bytes) -> Any:
     return value
 
 
-def _read(data: bytes) -> Any:
+def read(data: bytes) -> Any:
     """The value that `data` begins with, whoever encoded it and however."""
     try:
         value = cbor2.loads(

@@ -130,6 +130,32 @@ class Message(NamedTuple):
         """Expunge: take away the instances that `context` covers, with whatever keywords they carry."""
         return Message(tuple(i for i in self.instances if not context.covers(i.dot)))
 
+    def merged(self, there: Message, ours: Clock, theirs: Clock) -> Message:
+        """This message as replica `ours` has it, merged with what a replica at clock `theirs` has.
+
+        A dot that both have stays.  What only one has stays unless the other's clock covers it, for then the
+        other has removed it (Bieniusa et al. 2012).
+        """
+        mine = {instance.dot: instance for instance in self.instances}
+        other = {instance.dot: instance for instance in there.instances}
+        instances = []
+        for dot in sorted(mine.keys() | other.keys()):
+            a, b = mine.get(dot), other.get(dot)
+            if a is not None and b is not None:
+                keywords = {}
+                for keyword in sorted(a.keywords.keys() | b.keywords.keys()):
+                    had, has = set(a.keywords.get(keyword, ())), set(b.keywords.get(keyword, ()))
+                    dots = {d for d in had if d in has or not theirs.covers(d)}
+                    dots |= {d for d in has if d in had or not ours.covers(d)}
+                    if dots:
+                        keywords[keyword] = tuple(sorted(dots))
+                instances.append(a._replace(uid=max(a.uid, b.uid), keywords=keywords))
+            elif a is not None and not theirs.covers(dot):
+                instances.append(a)
+            elif b is not None and not ours.covers(dot):
+                instances.append(b)
+        return Message(tuple(instances))
+
 
 EMPTY = Message(())
 

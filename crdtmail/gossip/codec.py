@@ -20,28 +20,35 @@ from crdtmail.crdt.codec import (
 )
 from crdtmail.errors import PeerError
 from crdtmail.gossip.messages import ExchangeAnswer, Position
-from crdtmail.limits import MAX_PEER_NAME
+from crdtmail.limits import MAX_PEER_NAME, MAX_REPLICAS
 
 
 def encode_position(position: Position) -> bytes:
     """`[replica, name, clock, digest]`"""
-    return _sealed(_plain(position))
+    return _sealed(plain_position(position))
 
 
 def decode_position(data: bytes) -> Position:
-    return _position(_opened(data))
+    return position_from_plain(_opened(data))
 
 
 def encode_answer(answer: ExchangeAnswer) -> bytes:
-    """`[position, [delta ...]]`"""
-    return _sealed([_plain(answer.position), list(answer.deltas)])
+    """`[position, [delta ...], floor]`; a floor that covers nothing is left out, as older versions do"""
+    plain = [plain_position(answer.position), list(answer.deltas)]
+    return _sealed([*plain, plain_clock(answer.floor)] if answer.floor else plain)
 
 
 def decode_answer(data: bytes) -> ExchangeAnswer:
     match _opened(data):
         case [position, list(deltas)]:
-            return ExchangeAnswer(_position(position), _deltas(deltas))
-    raise PeerError("an answer to an exchange is a position and a list of deltas")
+            return ExchangeAnswer(position_from_plain(position), _deltas(deltas))
+        case [position, list(deltas), floor]:
+            try:
+                covered = clock_from_plain(floor)
+            except ValueError as error:
+                raise PeerError(str(error)) from error
+            return ExchangeAnswer(position_from_plain(position), _deltas(deltas), covered)
+    raise PeerError("an answer to an exchange is a position, a list of deltas and perhaps a floor")
 
 
 def encode_push(deltas: Sequence[bytes]) -> bytes:
@@ -75,23 +82,36 @@ def _opened(data: bytes) -> Any:
     return load(without_checksum(data))
 
 
-def _plain(position: Position) -> list[Any]:
-    return [position.replica, position.name, plain_clock(position.clock), position.digest]
+def plain_position(position: Position) -> list[Any]:
+    """`[replica, name, clock, digest, [retired ...]]`; the last is left out if it is empty, as it once was"""
+    plain = [position.replica, position.name, plain_clock(position.clock), position.digest]
+    return [*plain, sorted(position.retired)] if position.retired else plain
 
 
-def _position(value: object) -> Position:
+def position_from_plain(value: object) -> Position:
     try:
         match value:
-            case [int(replica), str(name), dict(clock), int(digest)] if (
+            case [int(replica), str(name), dict(clock), int(digest), *rest] if (
                 type(replica) is type(digest) is int
                 and 0 <= replica < 2**64
                 and 0 <= digest < 2**64
                 and len(name) <= MAX_PEER_NAME
             ):
-                return Position(ReplicaId(replica), name, clock_from_plain(clock), digest)
+                return Position(ReplicaId(replica), name, clock_from_plain(clock), digest, _retired(rest))
     except ValueError as error:
         raise PeerError(str(error)) from error
-    raise PeerError("a position is a replica, a name, a clock and a digest")
+    raise PeerError("a position is a replica, a name, a clock, a digest and perhaps who is retired")
+
+
+def _retired(rest: list[object]) -> frozenset[ReplicaId]:
+    match rest:
+        case []:
+            return frozenset()
+        case [list(ids)] if len(ids) <= MAX_REPLICAS and all(
+            type(id) is int and 0 <= id < 2**64 for id in ids
+        ):
+            return frozenset(ids)
+    raise ValueError("who is retired is told in a list of replicas")
 
 
 def _deltas(value: list[object]) -> tuple[bytes, ...]:

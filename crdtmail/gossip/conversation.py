@@ -10,11 +10,12 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Delta
-from crdtmail.effects import Kind, Reply, Steps, call, compute, persist, read
+from crdtmail.effects import Call, Kind, Reply, Steps, call, compute, persist, read
 from crdtmail.errors import PeerError, RequestError, StoreError
 from crdtmail.gossip.codec import (
     decode_answer,
@@ -26,11 +27,14 @@ from crdtmail.gossip.codec import (
     encode_position,
     encode_push,
 )
+from crdtmail.gossip.filling import Filling, fill
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Peers
+from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
-from crdtmail.limits import BATCH_BYTES
-from crdtmail.replica import Outcome, Replica
+from crdtmail.gossip.snapshot import Begin, Begun, decode_begun, decode_request
+from crdtmail.limits import BATCH_BYTES, SNAPSHOT_IDLE_S
+from crdtmail.replica import Keep, Outcome, Replica
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
 from crdtmail.views import deltas_after
@@ -49,6 +53,15 @@ class Reception:
     clock: Clock
     gap: bool = False
     refusal: str | None = None
+
+
+@dataclass(slots=True)
+class _Offered:
+    """A peer's snapshot that is being taken over in answers to what that peer sends."""
+
+    sender: ReplicaId
+    steps: Steps[Position]
+    answered_at: float
 
 
 class Gossip:
@@ -76,14 +89,26 @@ class Gossip:
         self.peers = Peers(replica.id, addresses, timing, chance, now())
         for peer, record in remembered.items():
             self.peers.hear(now(), Position(peer, record.name, record.clock, 0))
+        self.retired = frozenset(peer for peer, record in remembered.items() if record.is_retired)
+        """The replicas that are gone for good."""
+        self.filling: Filling | None = None
+        """The snapshot that is being taken over, if any."""
+        self.snapshots = Snapshots(chance, now)
+        """Those that are held for others."""
+        self.filled = 0
+        """How many snapshots have been taken over."""
         self.refused = 0
         """How often something was refused that a peer sent, whoever called."""
+        self.renewed = 0
+        """How often this node has taken another id, because the old one was no longer its own."""
         self._now = now
         self._remembered_at: dict[ReplicaId, float] = {}
+        self._asked: list[bytes] = []
+        self._offered: _Offered | None = None
 
     @property
     def position(self) -> Position:
-        return Position(self.replica.id, self.name, self.head.clock, self.head.digest)
+        return Position(self.replica.id, self.name, self.head.clock, self.head.digest, self.retired)
 
     # What we ask ----------------------------------------------------------------------------------------
 
@@ -112,6 +137,9 @@ class Gossip:
 
     def _push(self, address: str, session: Session, after: Clock, only: ReplicaId | None) -> Steps[None]:
         entries = yield from read(lambda tables: _batch(tables, after, only))
+        if not entries:  # the log does not reach back so far
+            yield from self._offer(address, session)
+            return
         reply = yield from call(address, Kind.PUSH, encode_push([entry.delta for entry in entries]))
         if reply.status == _GAP:
             session.missed(self._now(), decode_clock(reply.body))
@@ -122,20 +150,45 @@ class Gossip:
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
         ours = self.position
-        reply = yield from call(address, Kind.EXCHANGE, encode_position(ours))
+        asked = encode_position(ours)
+        self._asked.append(asked)
+        try:
+            reply = yield from call(address, Kind.EXCHANGE, asked)
+        finally:
+            self._asked.remove(asked)
         with self._refusing():
             answer = decode_answer(reply.body)
             theirs = answer.position
             if theirs.replica == ours.replica:
-                raise PeerError("this is the node itself, or a copy of its data folder")
+                raise PeerError("a copy of this node's data folder answers there, and will take another id")
         yield from self._hear(theirs)
         after = ours.clock
+        is_repair = ours.clock == theirs.clock and ours.digest != theirs.digest
+        if is_repair or not self.head.clock.includes(answer.floor):
+            session.met(ours, theirs)
+            theirs = yield from self._fill(address, is_repair=is_repair)
+            ours, after = self.position, self.head.clock
         if answer.deltas:
             reception = yield from self._receive(answer.deltas)
             if reception.refusal is not None:
                 raise PeerError(reception.refusal)
             after = reception.clock
         session.exchanged(self._now(), ours, theirs, after)
+
+    def _offer(self, address: str, session: Session) -> Steps[None]:
+        """Have a peer that perhaps cannot call us take over a snapshot of ours: it asks in its answers."""
+        reply = yield from call(address, Kind.OFFER, b"")
+        begun: Begun | None = None
+        while reply.body:
+            with self._refusing():
+                request = decode_request(reply.body)
+            answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
+            if isinstance(request, Begin):
+                begun = decode_begun(answer)
+            reply = yield from call(address, Kind.OFFER, answer)
+        if begun is None:
+            raise PeerError("the peer wanted no snapshot")
+        session.filled(self._now(), reply.replica, begun.position.clock)
 
     # What we answer -------------------------------------------------------------------------------------
 
@@ -146,13 +199,19 @@ class Gossip:
                 return (yield from self._answer_exchange(body))
             case Kind.PUSH:
                 return (yield from self._answer_push(sender, body))
+            case Kind.SNAPSHOT:
+                return (yield from self._answer_snapshot(sender, body))
+            case Kind.OFFER:
+                return (yield from self._answer_offer(sender, body))
 
     def _answer_exchange(self, body: bytes) -> Steps[Reply]:
         """Our position, and the first deltas that the asker lacks."""
         with self._refusing():
             theirs = decode_position(body)
-            if theirs.replica == self.replica.id:
+            if theirs.replica == self.replica.id and body in self._asked:
                 raise PeerError("a node's peers must not name the node itself")
+        if theirs.replica == self.replica.id:
+            yield from self._renew()
         ours = self.position
         entries: list[LogEntry] = []
         if not theirs.clock.includes(ours.clock):
@@ -162,8 +221,50 @@ class Gossip:
             session.heard_position(self._now(), ours, theirs, answered=bool(entries))
         # Our position as it was before the deltas were read: what was committed since is news for later.
         return Reply(
-            _OK, self.replica.id, encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries)))
+            _OK,
+            self.replica.id,
+            encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries), self.head.floor)),
         )
+
+    def _answer_offer(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
+        """A peer offers its snapshot, or answers our question about it; our next question, or nothing."""
+        if not body:
+            self._end_offer()
+            self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
+            value: Any = None
+        elif self._offered is None or self._offered.sender != sender:
+            raise PeerError("no snapshot of that peer is being taken over")
+        else:
+            value = Reply(_OK, sender, body)
+        offered = self._offered
+        offered.answered_at = self._now()
+        try:
+            effect = offered.steps.send(value)
+            while not isinstance(effect, Call):
+                try:
+                    value = yield effect
+                except Exception as error:
+                    effect = offered.steps.throw(error)
+                else:
+                    effect = offered.steps.send(value)
+        except StopIteration:
+            self._offered = None
+            return Reply(_OK, self.replica.id, b"")
+        except Exception:
+            self._offered = None
+            raise
+        return Reply(_OK, self.replica.id, effect.body)
+
+    def _end_offer(self) -> None:
+        if self._offered is not None:
+            self._offered.steps.close()
+            self._offered = None
+
+    def _answer_snapshot(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
+        with self._refusing():
+            request = decode_request(body)
+        answer = yield from self.snapshots.answer(sender, self.name, self.replica.id, request)
+        return Reply(_OK, self.replica.id, answer)
 
     def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """204 when all is durable here; 409 with our clock at a gap."""
@@ -178,6 +279,20 @@ class Gossip:
         if (session := self.peers.session_of(sender)) is not None:
             session.heard_push(self._now(), reception.dots)
         return Reply(_TAKEN, self.replica.id, b"")
+
+    # Keeping house -------------------------------------------------------------------------------------
+
+    def keep_house(self, keep: Keep) -> Steps[None]:
+        """What has to be done now and then: give up old snapshots, and prune the log."""
+        self.snapshots.give_up_old()
+        if self._offered is not None and self._now() - self._offered.answered_at > SNAPSHOT_IDLE_S:
+            self._end_offer()
+        while (yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))):
+            yield from persist(lambda txn: self.replica.prune(txn, self.stable(), keep))
+
+    def stable(self) -> Clock:
+        """What every member is known to have, whoever counts as one (`Peers.members`)."""
+        return self.peers.stable(self.head.clock, self.retired)
 
     # What both have in common ---------------------------------------------------------------------------
 
@@ -213,13 +328,43 @@ class Gossip:
             self.refused += 1
             raise
 
+    def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
+        """Take over what the peer has, from a snapshot; its position, which is included here then."""
+        if self.filling is not None:
+            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over")
+        self.filling = Filling(address, self._now())
+        try:
+            theirs = yield from fill(self.replica, address, self.filling, is_repair=is_repair)
+        finally:
+            self.filling = None
+            self.replica.is_filling = False
+        self.filled += 1
+        return theirs
+
+    def _renew(self) -> Steps[None]:
+        """Take a new id, before anything more is written."""
+        yield from persist(self.replica.renew)
+        self.peers.be(self.replica.id)
+        self.renewed += 1
+
+    def retire(self, replicas: Iterable[ReplicaId]) -> Steps[None]:
+        """These replicas are gone for good; others hear of it with our position.  Raises Forbidden."""
+        new = frozenset(replicas) - self.retired
+        if new:
+            yield from persist(lambda txn: self.replica.retire(txn, new))
+            self.retired |= new
+
     def _hear(self, position: Position) -> Steps[None]:
         """Take note of where another replica stands; a new one is remembered durably."""
         own = self.replica.id
+        is_lost = False
         if position.clock[own] > self.head.clock[own]:
             # The peer may have a delta that was committed a moment ago: only the store knows for sure.
             head = yield from read(lambda tables: tables.head())
-            self.replica.lost_writes |= position.clock[own] > head.clock[own]
+            is_lost = position.clock[own] > head.clock[own]
+        if self.replica.id == own and (is_lost or own in position.retired):
+            yield from self._renew()
+        yield from self.retire(position.retired - {self.replica.id})
         self.peers.hear(self._now(), position)
         last = self._remembered_at.get(position.replica)
         if last is None or self._now() - last > _REMEMBER_PEERS_EVERY_S:

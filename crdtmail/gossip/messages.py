@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crdtmail.crdt.clock import Clock, ReplicaId
 
@@ -15,11 +15,17 @@ class Position:
     name: str
     clock: Clock
     digest: int
+    retired: frozenset[ReplicaId] = frozenset()
+    """The replicas that are gone for good, as far as it has heard."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExchangeAnswer:
-    """The position of the replica that was asked, and the first deltas that the asker lacks, in LSN order."""
+    """The position of the replica that was asked, and the first deltas that the asker lacks, in LSN order.
+
+    The log no longer holds what `floor` covers: an asker who lacks any of that needs a snapshot.
+    """
 
     position: Position
     deltas: tuple[bytes, ...]
+    floor: Clock = field(default_factory=Clock)

@@ -38,6 +38,30 @@ class Peers:
         }
         self.heard: dict[ReplicaId, Heard] = {}
 
+    def be(self, replica: ReplicaId) -> None:
+        """This node has another id now."""
+        self._replica = replica
+        for session in self.sessions.values():
+            session.be(replica)
+
+    def members(self, retired: frozenset[ReplicaId]) -> dict[ReplicaId, Heard]:
+        """The other replicas that count: not retired, and the last that was heard under its name.
+
+        A node that has taken another id keeps its name; nobody waits for what it was before.
+        """
+        last: dict[str, ReplicaId] = {}
+        for replica, heard in sorted(self.heard.items(), key=lambda pair: pair[1].at):
+            if replica not in retired and replica != self._replica:
+                last[heard.name] = replica
+        return {replica: self.heard[replica] for replica in last.values()}
+
+    def stable(self, clock: Clock, retired: frozenset[ReplicaId]) -> Clock:
+        """What of `clock` every member is known to have."""
+        entries = dict(clock)
+        for heard in self.members(retired).values():
+            entries = {r: min(seq, heard.clock[r]) for r, seq in entries.items()}
+        return Clock({r: seq for r, seq in entries.items() if seq})
+
     def session_of(self, replica: ReplicaId) -> Session | None:
         for session in self.sessions.values():
             if session.peer is not None and session.peer.replica == replica:

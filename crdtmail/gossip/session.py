@@ -76,6 +76,10 @@ class Session:
         self.heard_at: float | None = None
         self.diverged = False
 
+    def be(self, replica: ReplicaId) -> None:
+        """This node has another id now."""
+        self._replica = replica
+
     # What do I send now? --------------------------------------------------------------------------------
 
     def next(self, now: float, clock: Clock) -> Action | None:
@@ -118,13 +122,17 @@ class Session:
 
     # This came in ---------------------------------------------------------------------------------------
 
-    def pushed(self, now: float, by: ReplicaId, sent: Iterable[Dot]) -> None:
+    def pushed(self, now: float, by: ReplicaId, sent: Iterable[tuple[ReplicaId, int]]) -> None:
         """The replica `by`, which answers at this address, has made these durable, and all before them."""
         self._succeeded(now)
         if self.peer is None or self.peer.replica != by:
             self.peer, self.known = None, Clock()  # somebody else lives there now: an exchange says who
             return
         self.known = self.known.join(Clock.of(sent))
+
+    def filled(self, now: float, by: ReplicaId, clock: Clock) -> None:
+        """The replica `by`, which answers at this address, has merged a snapshot of ours at this clock."""
+        self.pushed(now, by, clock.items())
 
     def missed(self, now: float, clock: Clock) -> None:
         """The peer found a gap in a push and told us its clock: go on from there with everything it lacks."""
@@ -145,7 +153,7 @@ class Session:
             return
         self._succeeded(now)
         self.known = theirs.clock
-        self._met(ours, theirs)
+        self.met(ours, theirs)
         if self._unrelayed is not None and now >= self._unrelayed[1]:
             self._relaying = not theirs.clock.includes(self._unrelayed[0])
             self._unrelayed = None
@@ -169,7 +177,7 @@ class Session:
         self.heard_at = now
         self._retry_at = min(self._retry_at, now)
         self.known = self.known.join(theirs.clock)
-        self._met(ours, theirs)
+        self.met(ours, theirs)
         self._hold_until = now + self._timing.grace_s if answered else now
 
     def heard_push(self, now: float, sent: Iterable[Dot]) -> None:
@@ -184,7 +192,7 @@ class Session:
         self.last_error = None
         self.failing_since = None
 
-    def _met(self, ours: Position, theirs: Position) -> None:
+    def met(self, ours: Position, theirs: Position) -> None:
         """Equal clocks must mean equal digests; unequal clocks say nothing about them."""
         self.peer = theirs
         if ours.clock == theirs.clock:

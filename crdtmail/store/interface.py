@@ -28,11 +28,13 @@ class Table(Enum):
     BURNT = b"burnt"
     MESSAGES = b"messages"
     MESSAGE_IDS = b"message_ids"
+    RANGES = b"ranges"
     CHANGES = b"changes"
     STALE = b"stale"
     ACCOUNTS = b"accounts"
     DIRECTORIES = b"directories"
     PEERS = b"peers"
+    STAGED = b"staged"
 
     __hash__ = object.__hash__  # members are single, and every access looks one up
 

@@ -9,11 +9,13 @@
 | `burnt` | account, mailbox id -> the UIDs that a deleted mailbox had shown here |
 | `messages` | number, uid, message id -> modseq, instances |
 | `message_ids` | number, message id -> uid |
+| `ranges` | number, block of UIDs -> digest and number of the messages in it |
 | `changes` | number, modseq, uid, message id -> nothing; without a message id: that UID vanished |
 | `stale` | number, message id -> nothing: its UID may not be shown here |
 | `accounts` | account -> `AccountRecord` |
 | `directories` | account -> Yjs document |
-| `peers` | replica -> name, last known clock, when |
+| `peers` | replica -> name, last known clock, when, whether it is retired |
+| `staged` | account, mailbox id -> `Staged`; account alone: `StagedDirectory` |
 
 A mailbox's `number` is local: it keeps keys short, and keeps accounts apart whatever ids a peer sends.
 
@@ -26,6 +28,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from struct import Struct
 from typing import NamedTuple, NewType
 
@@ -44,18 +47,26 @@ Lsn = NewType("Lsn", int)
 Modseq = NewType("Modseq", int)
 """The LSN of the last delta that changed something: local to this replica (RFC 7162)."""
 
-FORMAT = 2
+FORMAT = 3
+BLOCK = 128
+"""UIDs a block: its digest is what two replicas compare, and its messages travel together."""
+
 _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _BOX_UID = Struct(">II")
+_RANGE = Struct(">QI")
 _BOX_MODSEQ_UID = Struct(">IQI")
 _DOT = Struct(">QQ")
 _LOG_HEAD = Struct(">QQQ")
 
 _Entries = dict[ReplicaId, int]
 _pack = msgspec.msgpack.Encoder().encode
-_HEAD = msgspec.msgpack.Decoder(tuple[int, int, _Entries]).decode
-_PEER = msgspec.msgpack.Decoder(tuple[str, _Entries, int]).decode
+_HEAD = msgspec.msgpack.Decoder(tuple[int, int, _Entries, _Entries, int, int]).decode
+_PEER = msgspec.msgpack.Decoder(tuple[str, _Entries, int, bool]).decode
+_STAGED = msgspec.msgpack.Decoder(
+    tuple[int, int, _Entries, int, list[int] | None, int, int, int, int, _Entries]
+).decode
+_STAGED_DIRECTORY = msgspec.msgpack.Decoder(tuple[int, _Entries, bytes]).decode
 _ACCOUNT = msgspec.msgpack.Decoder(tuple[int, int, _Entries]).decode
 _MAILBOX = msgspec.msgpack.Decoder(tuple[int, _Entries, int, int, int, int, int, int, int]).decode
 _INSTANCES = msgspec.msgpack.Decoder(tuple[Instance, ...]).decode
@@ -63,11 +74,18 @@ _INSTANCES = msgspec.msgpack.Decoder(tuple[Instance, ...]).decode
 
 @dataclass(slots=True)
 class Head:
-    """Where this replica stands: its last LSN, everything it has applied, the digest of its whole state."""
+    """Where this replica stands: its last LSN, everything it has applied, the digest of its whole state.
+
+    The log holds every delta that `clock` covers and `floor` does not; `log_bytes` is what those take that
+    it holds.  `messages` counts all living messages.
+    """
 
     lsn: Lsn = Lsn(0)
     clock: Clock = field(default_factory=Clock)
     digest: int = 0
+    floor: Clock = field(default_factory=Clock)
+    log_bytes: int = 0
+    messages: int = 0
 
 
 @dataclass(slots=True)
@@ -103,6 +121,44 @@ class AccountRecord:
     clock: Clock = field(default_factory=Clock)
 
 
+class Range(NamedTuple):
+    """The messages of one block of UIDs: the exclusive or of their digests, and how many they are."""
+
+    block: int
+    digest: int
+    messages: int
+
+
+@dataclass(slots=True)
+class Staged:
+    """What has come of another replica's mailbox, until it is merged.
+
+    Its messages lie under `number`, which no mailbox has.  `comparison` tells what the comparison under way
+    has found from what an earlier one left: `alive` and `digest` are the mailbox's there, `blocks` those that
+    differ (None: all of them, because there is no such mailbox here).  `lowest` is the least sequence number
+    per replica of the additions that made its messages.
+    """
+
+    number: int
+    comparison: int = 0
+    alive: Clock = field(default_factory=Clock)
+    digest: int = 0
+    blocks: list[int] | None = None
+    total: int = 0
+    unread: int = 0
+    uid_next: int = 1
+    stale: int = 0
+    lowest: dict[ReplicaId, int] = field(default_factory=dict)
+
+
+class StagedDirectory(NamedTuple):
+    """Another replica's directory of an account, until it is merged."""
+
+    comparison: int
+    clock: Clock
+    document: bytes
+
+
 class StoredMessage(NamedTuple):
     """A message as one mailbox holds it; `body` is `encode_instances(message)`, as it was read."""
 
@@ -134,6 +190,7 @@ class PeerRecord(NamedTuple):
     name: str
     clock: Clock
     seen_at_ms: int
+    is_retired: bool = False
 
 
 class Tables:
@@ -160,14 +217,14 @@ class Tables:
         record = self._rows.get(Table.META, b"head")
         if record is None:
             return Head()
-        lsn, digest, clock = _HEAD(record)
-        return Head(Lsn(lsn), Clock(clock), digest)
+        lsn, digest, clock, floor, log_bytes, messages = _HEAD(record)
+        return Head(Lsn(lsn), Clock(clock), digest, Clock(floor), log_bytes, messages)
 
     def peers(self) -> dict[ReplicaId, PeerRecord]:
         found = {}
         for key, record in self._rows.scan(Table.PEERS, b""):
-            name, clock, seen_at_ms = _PEER(record)
-            found[ReplicaId(_U64.unpack(key)[0])] = PeerRecord(name, Clock(clock), seen_at_ms)
+            name, clock, seen_at_ms, is_retired = _PEER(record)
+            found[ReplicaId(_U64.unpack(key)[0])] = PeerRecord(name, Clock(clock), seen_at_ms, is_retired)
         return found
 
     # The log ------------------------------------------------------------------------------------------
@@ -236,9 +293,24 @@ class Tables:
         for key, record in self._rows.scan(Table.MESSAGES, _BOX_UID.pack(number, first), stop):
             yield Uid(_U32.unpack_from(key, 4)[0]), MessageId(key[8:].decode()), decode_message(record)
 
+    def block(self, number: int, block: int | None) -> Iterator[tuple[Uid, MessageId, StoredMessage]]:
+        """The messages of one block of UIDs; without one, all of the mailbox."""
+        if block is None:
+            return self.messages(number)
+        return self.messages(number, block * BLOCK, block * BLOCK + BLOCK - 1)
+
     def has_uid(self, number: int, uid: Uid) -> bool:
         prefix = _BOX_UID.pack(number, uid)
         return next(self._rows.scan(Table.MESSAGES, prefix, after_prefix(prefix)), None) is not None
+
+    def ranges(self, number: int) -> Iterator[Range]:
+        """The blocks that hold messages, in order."""
+        for key, record in self._rows.scan(Table.RANGES, _U32.pack(number), _U32.pack(number + 1)):
+            yield Range(_U32.unpack_from(key, 4)[0], *_RANGE.unpack(record))
+
+    def range(self, number: int, block: int) -> Range:
+        record = self._rows.get(Table.RANGES, _BOX_UID.pack(number, block))
+        return Range(block, *(_RANGE.unpack(record) if record is not None else (0, 0)))
 
     def is_stale(self, number: int, id: MessageId) -> bool:
         return self._rows.get(Table.STALE, _U32.pack(number) + id.encode()) is not None
@@ -246,6 +318,27 @@ class Tables:
     def stale(self, number: int) -> Iterator[MessageId]:
         for key, _ in self._rows.scan(Table.STALE, _U32.pack(number), _U32.pack(number + 1)):
             yield MessageId(key[4:].decode())
+
+    def staged(self) -> Iterator[tuple[Account, MailboxId, Staged]]:
+        """The mailboxes that are staged."""
+        for account, mailbox, record in self._staged():
+            if mailbox:
+                yield account, mailbox, _staged(record)
+
+    def staged_directories(self) -> Iterator[tuple[Account, StagedDirectory]]:
+        for account, mailbox, record in self._staged():
+            if not mailbox:
+                comparison, clock, document = _STAGED_DIRECTORY(record)
+                yield account, StagedDirectory(comparison, Clock(clock), document)
+
+    def _staged(self) -> Iterator[tuple[Account, MailboxId, bytes]]:
+        for key, record in self._rows.scan(Table.STAGED, b""):
+            account, _, mailbox = key.partition(b"\0")
+            yield account.decode(), MailboxId(mailbox), record
+
+    def staged_mailbox(self, account: Account, mailbox: MailboxId) -> Staged | None:
+        record = self._rows.get(Table.STAGED, _mailbox_key(account, mailbox))
+        return None if record is None else _staged(record)
 
     def changes(self, number: int, modseq: int, uid: int) -> Iterator[Change]:
         """The changes after the one at (`modseq`, `uid`), in order."""
@@ -269,16 +362,28 @@ class WritableTables(Tables):
         self._txn.put(Table.META, b"format", _U32.pack(FORMAT))
 
     def put_head(self, head: Head) -> None:
-        self._txn.put(Table.META, b"head", _pack((head.lsn, head.digest, head.clock.entries)))
+        fields = (
+            head.lsn,
+            head.digest,
+            head.clock.entries,
+            head.floor.entries,
+            head.log_bytes,
+            head.messages,
+        )
+        self._txn.put(Table.META, b"head", _pack(fields))
 
     def put_peer(self, replica: ReplicaId, peer: PeerRecord) -> None:
-        record = _pack((peer.name, peer.clock.entries, peer.seen_at_ms))
+        record = _pack((peer.name, peer.clock.entries, peer.seen_at_ms, peer.is_retired))
         self._txn.put(Table.PEERS, _U64.pack(replica), record)
 
     def append_to_log(self, entry: LogEntry) -> None:
         record = _LOG_HEAD.pack(*entry.dot, entry.applied_at_ms) + entry.delta
         self._txn.put(Table.LOG, _U64.pack(entry.lsn), record)
         self._txn.put(Table.LOG_INDEX, _DOT.pack(*entry.dot), _U64.pack(entry.lsn))
+
+    def delete_from_log(self, entry: LogEntry) -> None:
+        self._txn.delete(Table.LOG, _U64.pack(entry.lsn))
+        self._txn.delete(Table.LOG_INDEX, _DOT.pack(*entry.dot))
 
     def next_mailbox_number(self) -> int:
         """A number that no mailbox has had: no row of a deleted one can be taken for one of another."""
@@ -309,6 +414,47 @@ class WritableTables(Tables):
         prefix = _U32.pack(record.number)
         for key, _ in list(self._rows.scan(Table.CHANGES, prefix, after_prefix(prefix))):
             self._txn.delete(Table.CHANGES, key)
+
+    def put_range(self, number: int, range: Range) -> None:
+        """Write the block's record, or without messages none."""
+        key = _BOX_UID.pack(number, range.block)
+        if range.messages:
+            self._txn.put(Table.RANGES, key, _RANGE.pack(range.digest, range.messages))
+        else:
+            assert range.digest == 0, "nothing has no digest"
+            self._txn.delete(Table.RANGES, key)
+
+    def put_staged(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
+        fields = (
+            staged.number,
+            staged.comparison,
+            staged.alive.entries,
+            staged.digest,
+            staged.blocks,
+            staged.total,
+            staged.unread,
+            staged.uid_next,
+            staged.stale,
+            staged.lowest,
+        )
+        self._txn.put(Table.STAGED, _mailbox_key(account, mailbox), _pack(fields))
+
+    def put_staged_directory(self, account: Account, staged: StagedDirectory) -> None:
+        record = _pack((staged.comparison, staged.clock.entries, staged.document))
+        self._txn.put(Table.STAGED, _mailbox_key(account, MailboxId(b"")), record)
+
+    def delete_staged(self, account: Account, mailbox: MailboxId) -> None:
+        self._txn.delete(Table.STAGED, _mailbox_key(account, mailbox))
+
+    def delete_rows(self, number: int, limit: int) -> int:
+        """Delete rows of a number that no mailbox has, at most `limit`; how many there were."""
+        found = 0
+        for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.CHANGES, Table.STALE):
+            rows = self._rows.scan(table, _U32.pack(number), _U32.pack(number + 1))
+            for key in [key for key, _ in islice(rows, limit - found)]:
+                self._txn.delete(table, key)
+                found += 1
+        return found
 
     def put_account(self, account: Account, record: AccountRecord) -> None:
         fields = (record.modseq, record.digest, record.clock.entries)
@@ -353,9 +499,14 @@ def encode_instances(message: Message) -> bytes:
     return _pack(message.instances)
 
 
+def decode_instances(body: bytes) -> Message:
+    """What `encode_instances` encoded.  Raises msgspec.MsgspecError for other bytes."""
+    return Message(_INSTANCES(body))
+
+
 def decode_message(record: bytes) -> StoredMessage:
     body = record[8:]
-    return StoredMessage(Modseq(_U64.unpack_from(record)[0]), Message(_INSTANCES(body)), body)
+    return StoredMessage(Modseq(_U64.unpack_from(record)[0]), decode_instances(body), body)
 
 
 def mailbox_salt(account: Account, mailbox: MailboxId) -> bytes:
@@ -376,6 +527,11 @@ def _log_entry(lsn: Lsn, record: bytes) -> LogEntry:
 
 def _mailbox_key(account: Account, mailbox: MailboxId) -> bytes:
     return account.encode() + b"\0" + mailbox
+
+
+def _staged(record: bytes) -> Staged:
+    number, comparison, alive, *rest = _STAGED(record)
+    return Staged(number, comparison, Clock(alive), *rest)  # type: ignore[arg-type]
 
 
 def _mailbox(record: bytes) -> Mailbox:

@@ -33,11 +33,6 @@ async def node_status(node: Node) -> dict[str, Any]:
     sizes = await node.table_sizes()
     state, lags = await node.read(query)
     alarms = []
-    if node.replica.lost_writes:
-        alarms.append(
-            "peers have changes of this node that its own store has lost; it takes no more writes. "
-            "Stop it, move its data folder away and start it anew: it gets everything from its peers"
-        )
     peers = []
     for address, session in node.gossip.peers.sessions.items():
         if session.diverged:
@@ -73,7 +68,7 @@ def _peer(node: Node, address: str, session: Session, lag: dict[str, Any] | None
 
 def _lag(tables: Tables, ours: Clock, theirs: Clock) -> dict[str, Any]:
     """What the peer is not known to have: how many deltas, and how long the oldest has been here."""
-    lsn = first_missing(tables, ours, theirs)
+    lsn = first_missing(tables, tables.head(), theirs)
     entry = None if lsn is None else tables.log_entry(lsn)
     seconds = 0.0 if entry is None else max(0.0, time.time() - entry.applied_at_ms / 1000)
     return {"deltas": ours.count_missing_from(theirs), "seconds": round(seconds, 3)}

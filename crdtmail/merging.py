@@ -1,0 +1,167 @@
+"""A snapshot to state: all that was staged of another replica is merged in one transaction, with its clock.
+
+The rule for a dot: in both, keep it; only here, keep it unless their clock covers it; only there, keep it
+unless ours does.  What was compared and found equal is not looked at: nothing but this replica's own writes
+may have been applied since (`Replica.compare`), and these neither hold nor remove what their clock covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from crdtmail.applying import Editor, Rehoming, alive_digest, rehoming, unseen_keywords
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import dump
+from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.directory import Directory
+from crdtmail.crdt.message import EMPTY, Message, MessageId
+from crdtmail.store.tables import (
+    AccountRecord,
+    Head,
+    Lsn,
+    Mailbox,
+    Modseq,
+    Staged,
+    WritableTables,
+    element_digest,
+    mailbox_salt,
+)
+
+
+class Merged(NamedTuple):
+    """What a merge leaves to be done: keywords that are to follow messages which others have moved."""
+
+    accounts: set[Account]
+    followed: list[tuple[Account, Dot, Rehoming]]
+
+
+class _Left(NamedTuple):
+    """A message that others took out of its mailbox without having seen these keywords of ours."""
+
+    account: Account
+    id: MessageId
+    keywords: set[str]
+
+
+def merge(
+    tables: WritableTables, head: Head, comparison: int, theirs: Clock, *, replica: ReplicaId, is_repair: bool
+) -> Merged:
+    """Merge what this comparison has staged of a replica at clock `theirs`.
+
+    For a repair, two states with one clock of which one is damaged, every dot that either has is kept.
+    """
+    ours = head.clock
+    merging = _Merging(
+        tables, head, replica, Clock() if is_repair else ours, Clock() if is_repair else theirs
+    )
+    head.lsn = Lsn(head.lsn + 1)
+    accounts = set()
+    for account, mailbox, staged in list(tables.staged()):
+        if staged.comparison == comparison:
+            accounts.add(account)
+            merging.mailbox(account, mailbox, staged)
+    for account, directory in list(tables.staged_directories()):
+        if directory.comparison == comparison:
+            accounts.add(account)
+            merging.directory(account, directory.clock, directory.document)
+    raised = {r: seq for r, seq in theirs.items() if ours[r] < seq}
+    head.clock = ours.join(theirs)
+    head.floor = head.floor.join(Clock(raised))
+    tables.put_head(head)
+    return Merged(accounts, list(merging.followed()))
+
+
+class _Merging:
+    def __init__(
+        self, tables: WritableTables, head: Head, replica: ReplicaId, ours: Clock, theirs: Clock
+    ) -> None:
+        self._tables = tables
+        self._head = head
+        self._replica = replica
+        self._ours = ours
+        self._theirs = theirs
+        self._left: list[_Left] = []
+
+    def mailbox(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
+        tables = self._tables
+        is_unknown = tables.mailbox(account, mailbox) is None and not tables.burnt(account, mailbox)
+        if staged.blocks is None and is_unknown and self._is_all_news(staged):
+            self._link(account, mailbox, staged)
+            return
+        with Editor(tables, self._head, account, mailbox) as editor:
+            alive = self._alive(editor.alive, staged.alive)
+            if not alive and not editor.alive:
+                return  # deleted here, and nothing has come into it there since
+            if alive != editor.alive:
+                editor.keep_alive(alive)
+            blocks = [None] if staged.blocks is None else staged.blocks
+            there = {id: message for block in blocks for id, message in self._staged(staged.number, block)}
+            here = [id for block in blocks for id in editor.ids(block)]
+            for id in dict.fromkeys([*there, *here]):
+                before = editor.get(id)
+                had = EMPTY if before is None else before.message
+                after = had.merged(there.get(id, EMPTY), self._ours, self._theirs)
+                editor.replace(id, before, after)
+                if unseen := unseen_keywords(had, self._replica, self._theirs):
+                    lost = unseen - {k for i in after.instances for k in i.keywords}
+                    if lost:
+                        self._left.append(_Left(account, id, lost))
+
+    def directory(self, account: Account, clock: Clock, document: bytes) -> None:
+        tables = self._tables
+        before = tables.account(account)
+        directory = Directory(tables.directory(account), self._replica)
+        digest = element_digest(b"", account.encode(), dump(directory.merge(document)))
+        record = AccountRecord(Modseq(self._head.lsn), digest, before.clock.join(clock))
+        tables.put_account(account, record)
+        tables.put_directory(account, directory.state())
+        self._head.digest ^= before.digest ^ digest
+
+    def followed(self) -> Iterator[tuple[Account, Dot, Rehoming]]:
+        """Where messages that left with keywords of ours unseen have newly turned up."""
+        for account, id, keywords in self._left:
+            for mailbox, box in self._tables.mailboxes(account):
+                uid = self._tables.uid(box.number, id)
+                stored = None if uid is None else self._tables.message(box.number, uid, id)
+                for instance in () if stored is None else stored.message.instances:
+                    if not self._ours.covers(instance.dot):
+                        yield account, Dot(*instance.dot), rehoming(mailbox, id, keywords)
+
+    def _is_all_news(self, staged: Staged) -> bool:
+        """Whether nothing that is staged is covered by our clock."""
+        ours = self._ours
+        return all(ours[r] < seq for r, seq in (*staged.lowest.items(), *staged.alive.items()))
+
+    def _link(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
+        """Make the mailbox of what is staged, as it lies there."""
+        tables, head, modseq = self._tables, self._head, Modseq(self._head.lsn)
+        digest = alive_digest(mailbox_salt(account, mailbox), staged.alive)
+        for each in tables.ranges(staged.number):
+            digest ^= each.digest
+        box = Mailbox(
+            staged.number,
+            alive=staged.alive,
+            total=staged.total,
+            unread=staged.unread,
+            uid_next=staged.uid_next,
+            stale=staged.stale,
+            modseq=modseq,
+            digest=digest,
+        )
+        tables.put_mailbox(account, mailbox, box)
+        tables.put_account(account, replace(tables.account(account), modseq=modseq))
+        tables.delete_staged(account, mailbox)
+        head.digest ^= digest
+        head.messages += staged.total
+
+    def _staged(self, number: int, block: int | None) -> Iterator[tuple[MessageId, Message]]:
+        for _, id, stored in self._tables.block(number, block):
+            yield id, stored.message
+
+    def _alive(self, here: Clock, there: Clock) -> Clock:
+        """What keeps the mailbox alive: each entry is one dot."""
+        mine = {(r, s) for r, s in here.items() if there[r] == s or not self._theirs.covers((r, s))}
+        other = {(r, s) for r, s in there.items() if here[r] == s or not self._ours.covers((r, s))}
+        return Clock.of(mine | other)
