@@ -437,6 +437,11 @@ class Machine:
         self.world.after(self._until_us(timeout_s), give_up, self)
 
     @property
+    def is_talking(self) -> bool:
+        """Whether a conversation with a peer is under way."""
+        return bool(self.serving) or any(self.gossip.wait_s(address) is None for address in self.addresses)
+
+    @property
     def is_at_rest(self) -> bool:
         """Whether it is at work on nothing that anybody asked of it."""
         return not (self.requests or self.serving or self._waiting or self._is_writing or self._under_way)

@@ -32,7 +32,14 @@ from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Peers
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
-from crdtmail.gossip.snapshot import Begin, Begun, decode_begun, decode_request
+from crdtmail.gossip.snapshot import (
+    Begin,
+    Begun,
+    decode_begun,
+    decode_numbered,
+    decode_request,
+    encode_numbered,
+)
 from crdtmail.limits import BATCH_BYTES, SNAPSHOT_IDLE_S
 from crdtmail.replica import Keep, Outcome, Replica
 from crdtmail.store.interface import Transaction
@@ -62,6 +69,9 @@ class _Offered:
     sender: ReplicaId
     steps: Steps[Position]
     answered_at: float
+    questions: int = 0
+    asked: int = 0
+    """The number of the question that waits for its answer; 0 while something else is done."""
 
 
 class Gossip:
@@ -181,11 +191,12 @@ class Gossip:
         begun: Begun | None = None
         while reply.body:
             with self._refusing():
-                request = decode_request(reply.body)
+                number, question = decode_numbered(reply.body)
+                request = decode_request(question)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
-            reply = yield from call(address, Kind.OFFER, answer)
+            reply = yield from call(address, Kind.OFFER, encode_numbered(number, answer))
         if begun is None:
             raise PeerError("the peer wanted no snapshot")
         session.filled(self._now(), reply.replica, begun.position.clock)
@@ -232,11 +243,14 @@ class Gossip:
             self._end_offer()
             self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
             value: Any = None
-        elif self._offered is None or self._offered.sender != sender:
-            raise PeerError("no snapshot of that peer is being taken over")
         else:
-            value = Reply(_OK, sender, body)
+            with self._refusing():
+                number, answer = decode_numbered(body)
+            if self._offered is None or (self._offered.sender, self._offered.asked) != (sender, number):
+                raise PeerError("that is no answer to what was asked last")
+            value = Reply(_OK, sender, answer)
         offered = self._offered
+        offered.asked = 0  # another copy of this answer is none to what is asked next
         offered.answered_at = self._now()
         try:
             effect = offered.steps.send(value)
@@ -248,15 +262,25 @@ class Gossip:
                 else:
                     effect = offered.steps.send(value)
         except StopIteration:
-            self._offered = None
+            self._forget(offered)
             return Reply(_OK, self.replica.id, b"")
-        except Exception:
-            self._offered = None
+        except BaseException:  # refused, or given up by whoever performs it
+            offered.steps.close()
+            self._forget(offered)
             raise
-        return Reply(_OK, self.replica.id, effect.body)
+        offered.questions += 1
+        offered.asked = offered.questions
+        return Reply(_OK, self.replica.id, encode_numbered(offered.asked, effect.body))
+
+    def _forget(self, offered: _Offered) -> None:
+        if self._offered is offered:
+            self._offered = None
 
     def _end_offer(self) -> None:
+        """Give up what is being taken over, unless something is being done for it just now."""
         if self._offered is not None:
+            if not self._offered.asked:
+                raise PeerError("a snapshot is being taken over")
             self._offered.steps.close()
             self._offered = None
 
@@ -285,7 +309,8 @@ class Gossip:
     def keep_house(self, keep: Keep) -> Steps[None]:
         """What has to be done now and then: give up old snapshots, and prune the log."""
         self.snapshots.give_up_old()
-        if self._offered is not None and self._now() - self._offered.answered_at > SNAPSHOT_IDLE_S:
+        offered = self._offered
+        if offered is not None and offered.asked and self._now() - offered.answered_at > SNAPSHOT_IDLE_S:
             self._end_offer()
         while (yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))):
             yield from persist(lambda txn: self.replica.prune(txn, self.stable(), keep))

@@ -141,7 +141,7 @@ class _Comparison:
         if not details or [each.account for each in details] != list(asked[: len(details)]):
             raise PeerError("the peer tells of other accounts than it was asked about")
         for each in details:
-            if each.document is not None:
+            if each.document:
                 yield from self._stage_directory(each.account, each)
         wanted, known = yield from read(lambda tables: _differing(tables, details))
         for some in _in_turn(wanted, _MAILBOXES_AT_ONCE):
@@ -150,11 +150,10 @@ class _Comparison:
 
     def _stage_directory(self, account: Account, details: Details) -> Steps[None]:
         document = details.document
-        assert document is not None
+        assert document
         if not self._clock.includes(details.clock):
             raise PeerError("a directory holds what its replica has not seen")
-        if document:
-            Directory(b"", self._replica.id).merge(document)  # or it is refused, here and not at the merge
+        Directory(b"", self._replica.id).merge(document)  # or it is refused, here and not at the merge
         staged = StagedDirectory(self._number, details.clock, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
 

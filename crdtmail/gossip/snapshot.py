@@ -154,6 +154,16 @@ def decode_request(data: bytes) -> Request:
     raise PeerError("nobody can ask that about a snapshot")
 
 
+def encode_numbered(number: int, body: bytes) -> bytes:
+    """`[number, body]`: a question in answer to an offer, and the answer to that question."""
+    return _sealed([number, body])
+
+
+def decode_numbered(data: bytes) -> tuple[int, bytes]:
+    number, body = _convert(_opened(data), tuple[int, bytes])
+    return number, body
+
+
 def encode_begun(begun: Begun) -> bytes:
     """`[snapshot, position, messages]`"""
     return _sealed([begun.snapshot, plain_position(begun.position), begun.messages])
