@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import http_figures, store_figures
+from benchmarks import http_figures, snapshot_figures, store_figures
 from benchmarks.report import FULL, QUICK, Figure, Sizes
 from crdtmail.screen import err, out, table
 
@@ -23,6 +23,8 @@ FIGURES: dict[str, Callable[[Sizes], Iterator[Figure]]] = {
     "cold-flag": store_figures.cold_flag,
     "wire": store_figures.wire,
     "equal-mailboxes": store_figures.equal_mailboxes,
+    "one-change": snapshot_figures.one_change_without_a_log,
+    "new-node": snapshot_figures.new_node,
     "disk": store_figures.disk,
     "toggles": store_figures.toggles,
 }

@@ -82,10 +82,13 @@ class RunningNode:
 
 
 @contextmanager
-def node(data: Path, *peers: str, name: str = "mx", port: int = 0) -> Iterator[RunningNode]:
+def node(
+    data: Path, *peers: str, name: str = "mx", port: int = 0, config: Path | None = None
+) -> Iterator[RunningNode]:
     """A node as a process, from its start to its end."""
     command = [sys.executable, "-m", "crdtmail", "node", "--name", name, "--data", str(data)]
     command += ["--listen", f"127.0.0.1:{port}", *(word for peer in peers for word in ("--peer", peer))]
+    command += ["--config", str(config)] if config is not None else []
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -10,8 +10,10 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import crdtmail
 from crdtmail import config, screen
@@ -21,6 +23,7 @@ from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
 from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
+_PROGRESS_S = 0.2
 _EXIT = {Unreachable: 3, StoreError: 4, ConfigError: 2, SourceError: 2}
 
 
@@ -153,8 +156,28 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _retire(options: argparse.Namespace) -> int:
+    answer = _client(options).request("POST", f"/v1/members/{quote(options.member, safe='')}/retire", {})
+    screen.out.print(f"retired {', '.join(answer['retired'])}; every node hears of it", markup=False)
+    return 0
+
+
+def _show_progress(client: Client) -> None:
+    """A bar while the node takes over another one's snapshot."""
+    with screen.progress() as bar:
+        task = None
+        while (filling := client.status()["filling"]) is not None:
+            if task is None:
+                task = bar.add_task(f"messages of {filling['from']}", total=filling["messagesThere"])
+            bar.update(task, completed=filling["messagesStaged"], total=filling["messagesThere"])
+            time.sleep(_PROGRESS_S)
+
+
 def _status(options: argparse.Namespace) -> int:
-    status = _client(options).status()
+    client = _client(options)
+    if options.progress:
+        _show_progress(client)
+    status = client.status()
     screen.out.print(
         f"{status['name']} (replica {status['replica']}), crdtmail {status['version']}\n"
         f"digest {status['digest']}, log {status['log']['deltas']} deltas, {status['log']['bytes']:,} bytes\n"
@@ -163,6 +186,12 @@ def _status(options: argparse.Namespace) -> int:
     )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
+    if (filling := status["filling"]) is not None:
+        screen.out.print(
+            f"taking over a snapshot of {filling['from']} for {filling['seconds']:.0f} s: "
+            f"{filling['messagesStaged']:,} of at most {filling['messagesThere']:,} messages",
+            markup=False,
+        )
     table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")
     for peer in status["peers"]:
         lag = peer["lag"]
@@ -175,6 +204,14 @@ def _status(options: argparse.Namespace) -> int:
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
         )
     screen.out.print(table if status["peers"] else "no peers are configured")
+    addressed = {peer["replica"] for peer in status["peers"]}
+    for member in status["members"]:
+        if member["counts"] and member["replica"] not in addressed:
+            screen.out.print(
+                f"member {member['name']} ({member['replica']}) is no peer of this node; "
+                f"last heard {member['lastHeardSeconds']:.0f} s ago",
+                markup=False,
+            )
     for peer in status["peers"]:
         if peer["error"]:
             screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
@@ -340,7 +377,17 @@ def _parser() -> argparse.ArgumentParser:
     importing.add_argument("account", type=_account)
     importing.add_argument("path", type=Path, help="a Maildir (with its subfolders) or an mbox file")
 
-    _client_parser(commands, "status", "say how a node and its peers are; exit code 1 on an alarm", _status)
+    status = _client_parser(
+        commands, "status", "say how a node and its peers are; exit code 1 on an alarm", _status
+    )
+    status.add_argument(
+        "--progress", action="store_true", help="first show a bar while the node takes over a snapshot"
+    )
+
+    retire = _client_parser(
+        commands, "retire", "say that a member is gone for good: nothing is kept for it any more", _retire
+    )
+    retire.add_argument("member", help="its name, or its replica as `status` shows it")
 
     verify = _client_parser(
         commands, "verify", "compare the nodes' mailboxes; exit code 0 only if all agree", _verify

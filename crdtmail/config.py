@@ -15,11 +15,15 @@ from urllib.parse import urlsplit
 
 from crdtmail.errors import ConfigError
 from crdtmail.gossip.session import Timing
-from crdtmail.limits import MAX_PEER_NAME
+from crdtmail.limits import MAX_PEER_NAME, MIB
+from crdtmail.replica import Keep
 
 DEFAULT_PORT = 7420
+_KEEP_MB = 1024  # some ten million changes
+_KEEP_DAYS = 30
+DEFAULT_KEEP = Keep(bytes=_KEEP_MB * MIB, age_ms=_KEEP_DAYS * 86_400_000)
 _HOST = re.compile("[!-~]+")
-_KEYS = {"name", "data", "listen", "peers", "allow_unauthenticated", "gossip"}
+_KEYS = {"name", "data", "listen", "peers", "allow_unauthenticated", "gossip", "log"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
 
 
@@ -33,6 +37,7 @@ class Config:
     port: int
     peers: tuple[str, ...]
     timing: Timing
+    keep: Keep = DEFAULT_KEEP
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -63,6 +68,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
         port=port,
         peers=_peers(settings.get("peers", [])),
         timing=_timing(settings.get("gossip", {})),
+        keep=_keep(settings.get("log", {})),
     )
 
 
@@ -120,6 +126,16 @@ def _timing(value: object) -> Timing:
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0.01 <= given <= 3600:
             raise ConfigError(f"[gossip] {key} must be a number of seconds from 0.01 to 3600")
     return Timing(**{_TIMING[key]: float(given) for key, given in value.items()})
+
+
+def _keep(value: object) -> Keep:
+    if not isinstance(value, dict) or not value.keys() <= {"keep_mb", "keep_days"}:
+        raise ConfigError("[log] knows keep_mb and keep_days")
+    for key, given in value.items():
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 10**6:
+            raise ConfigError(f"[log] {key} must be a number from 0 to 1,000,000")
+    megabytes, days = value.get("keep_mb", _KEEP_MB), value.get("keep_days", _KEEP_DAYS)
+    return Keep(bytes=int(megabytes * MIB), age_ms=int(days * 86_400_000))
 
 
 def _text(value: object, what: str) -> str:

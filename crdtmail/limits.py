@@ -145,5 +145,12 @@ GOSSIP_TIMEOUT_S: Final = 10.0
 """A peer that is silent for this long in the middle of a request is taken to be out of reach.  Much longer
 than a commit with a large batch takes, short enough that a cut which swallows packets is soon noticed."""
 
+HOUSE_S: Final = 10.0
+"""How often the log is looked at: it is pruned soon, and looking costs nothing."""
+
+SILENT_S: Final = 86_400.0
+"""A member that nobody has heard for a day is named in the status and the log: longer than any reboot, far
+shorter than the time for which the log is kept."""
+
 SHUTDOWN_S: Final = 5.0
 """How long a stopping node lets requests that it has taken come to their end.  Long polls are cut."""

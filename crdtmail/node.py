@@ -10,7 +10,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from crdtmail.effects import (
 from crdtmail.errors import PeerError, StoreError
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
-from crdtmail.replica import Replica
+from crdtmail.replica import KEEP_ALL, Keep, Replica
 from crdtmail.service import Written
 from crdtmail.store.interface import Snapshot, Store, Table, Transaction
 from crdtmail.store.tables import Head, Mailbox, Tables
@@ -60,6 +60,7 @@ class Node:
         *,
         timing: Timing,
         chance: random.Random,
+        keep: Keep = KEEP_ALL,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
@@ -79,6 +80,8 @@ class Node:
                 now=self.now,
             )
         self.stopping = False
+        self.keep = keep
+        """How much of the log is kept for members that are away."""
         self._writer = Writer(store, self._committed)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="reader")
         # These threads have their snapshot already, so they never wait for the store to grow.
@@ -177,6 +180,14 @@ class Node:
             await self.perform(steps, call)
         finally:
             self.progress.fire()
+
+    async def keep_house(self) -> None:
+        """Prune the log and give up old snapshots: to be done now and then."""
+        await self.perform(self.gossip.keep_house(self.keep))
+
+    async def retire(self, replicas: Iterable[ReplicaId]) -> None:
+        """These replicas are gone for good.  Raises Forbidden, NotFound."""
+        await self.perform(self.gossip.retire(replicas))
 
     # Performing -----------------------------------------------------------------------------------------
 

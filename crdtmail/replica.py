@@ -104,6 +104,10 @@ class Keep:
     age_ms: int
 
 
+KEEP_ALL = Keep(bytes=1 << 62, age_ms=1 << 62)
+"""Only what every member has goes."""
+
+
 class Outcome(Enum):
     """What became of a delta from another replica."""
 
@@ -132,7 +136,7 @@ class Replica:
         """Whether another replica's snapshot is being compared with this one's state."""
         self._renumbered: set[tuple[Account, MailboxId]] = set()
         self._new_id = new_id
-        self._time_ms = time_ms
+        self.time_ms = time_ms
 
     @classmethod
     def open(cls, store: Store, new_id: Callable[[], ReplicaId], time_ms: Callable[[], int]) -> Replica:
@@ -180,7 +184,7 @@ class Replica:
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
         self._touched.add(delta.account)
-        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
+        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
         self._rehome(tables, delta.account, delta.dot, rehomings)
         return Outcome.APPLIED
 
@@ -233,7 +237,7 @@ class Replica:
         for replica in replicas:
             if replica == self.id:
                 raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
-            record = known.get(replica) or PeerRecord("", Clock(), self._time_ms())
+            record = known.get(replica) or PeerRecord("", Clock(), self.time_ms())
             tables.put_peer(replica, record._replace(is_retired=True))
 
     def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
@@ -254,7 +258,7 @@ class Replica:
         return first is not None and self._is_prunable(tables.head(), first, covered, keep)
 
     def _is_prunable(self, head: Head, entry: LogEntry, covered: Clock, keep: Keep) -> bool:
-        is_old = self._time_ms() - entry.applied_at_ms > keep.age_ms
+        is_old = self.time_ms() - entry.applied_at_ms > keep.age_ms
         return covered.covers(entry.dot) or is_old or head.log_bytes > keep.bytes
 
     def take_touched(self) -> set[Account]:
@@ -267,7 +271,7 @@ class Replica:
         tables = WritableTables(txn)
         known = tables.peers().get(peer)
         is_retired = known is not None and known.is_retired
-        tables.put_peer(peer, PeerRecord(name, clock, self._time_ms(), is_retired))
+        tables.put_peer(peer, PeerRecord(name, clock, self.time_ms(), is_retired))
 
     # Mailboxes ----------------------------------------------------------------------------------------
 
@@ -546,7 +550,7 @@ class Replica:
         if len(data) > MAX_DELTA:
             raise TooLarge(f"the change takes {len(data)} bytes, at most {MAX_DELTA} fit one delta")
         self._touched.add(account)
-        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self._time_ms())
+        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
     def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:

@@ -79,13 +79,12 @@ def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements
     modseq = Modseq(tables.head().lsn)
     ranges: dict[int, Range] = {}
     lowest, last = staged.lowest, 0
+    tables.put_messages(number, modseq, [element[:3] for element in elements])
     for uid, id, body, message in elements:
         block = uid // BLOCK
         before = ranges.get(block) or tables.range(number, block)
         digest = element_digest(salt, id.encode(), body)
         ranges[block] = Range(block, before.digest ^ digest, before.messages + 1)
-        tables.put_message(number, id, uid, modseq, body)
-        tables.put_uid(number, id, uid)
         if uid == last:
             tables.put_stale(number, id)
             staged.stale += 1

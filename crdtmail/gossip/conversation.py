@@ -29,7 +29,7 @@ from crdtmail.gossip.codec import (
 )
 from crdtmail.gossip.filling import Filling, fill
 from crdtmail.gossip.messages import ExchangeAnswer, Position
-from crdtmail.gossip.peers import Peers
+from crdtmail.gossip.peers import Heard, Peers
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
 from crdtmail.gossip.snapshot import (
@@ -98,7 +98,8 @@ class Gossip:
         """What is durable here.  Whoever performs the steps sets it after each commit, before they go on."""
         self.peers = Peers(replica.id, addresses, timing, chance, now())
         for peer, record in remembered.items():
-            self.peers.hear(now(), Position(peer, record.name, record.clock, 0))
+            silent_s = max(0, replica.time_ms() - record.seen_at_ms) / 1000
+            self.peers.hear(now() - silent_s, Position(peer, record.name, record.clock, 0))
         self.retired = frozenset(peer for peer, record in remembered.items() if record.is_retired)
         """The replicas that are gone for good."""
         self.filling: Filling | None = None
@@ -107,6 +108,8 @@ class Gossip:
         """Those that are held for others."""
         self.filled = 0
         """How many snapshots have been taken over."""
+        self.last_filling: Filling | None = None
+        """The last of them."""
         self.refused = 0
         """How often something was refused that a peer sent, whoever called."""
         self.renewed = 0
@@ -315,6 +318,11 @@ class Gossip:
         while (yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))):
             yield from persist(lambda txn: self.replica.prune(txn, self.stable(), keep))
 
+    def silent_members(self, after_s: float) -> list[Heard]:
+        """The members of which nothing was heard for so long."""
+        members = self.peers.members(self.retired).values()
+        return [member for member in members if self._now() - member.at > after_s]
+
     def stable(self) -> Clock:
         """What every member is known to have, whoever counts as one (`Peers.members`)."""
         return self.peers.stable(self.head.clock, self.retired)
@@ -357,13 +365,14 @@ class Gossip:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
             raise PeerError(f"a snapshot of {self.filling.peer} is being taken over")
-        self.filling = Filling(address, self._now())
+        self.filling = filling = Filling(address, self._now())
         try:
-            theirs = yield from fill(self.replica, address, self.filling, is_repair=is_repair)
+            theirs = yield from fill(self.replica, address, filling, is_repair=is_repair)
         finally:
             self.filling = None
             self.replica.is_filling = False
         self.filled += 1
+        self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
     def _renew(self) -> Steps[None]:

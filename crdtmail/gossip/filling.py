@@ -50,13 +50,15 @@ _MAILBOXES_AT_ONCE = 500
 
 @dataclass(slots=True)
 class Filling:
-    """How far it is.  `messages` counts all that the other replica has, `staged` what has come of them."""
+    """How far it is.  `messages` counts all that the other replica has, `staged` what has come of them;
+    `bytes` are those of all questions and answers."""
 
     peer: str
     began: float
     messages: int = 0
     staged: int = 0
     bytes: int = 0
+    took_s: float = 0.0
 
 
 _Planned = tuple[Wanted, tuple[UidRange, ...]]
@@ -93,8 +95,9 @@ class _Asking:
         self.filling = filling
 
     def ask(self, request: Request) -> Steps[bytes]:
-        reply = yield from call(self._address, Kind.SNAPSHOT, encode_request(request))
-        self.filling.bytes += len(reply.body)
+        question = encode_request(request)
+        reply = yield from call(self._address, Kind.SNAPSHOT, question)
+        self.filling.bytes += len(question) + len(reply.body)
         return reply.body
 
 

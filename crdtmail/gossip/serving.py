@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from crdtmail import views
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.message import MessageId
+from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Held, Steps, hold, read_held
 from crdtmail.errors import Overloaded, PeerError
 from crdtmail.gossip.messages import Position
@@ -27,7 +29,6 @@ from crdtmail.gossip.snapshot import (
     Blocks,
     Details,
     End,
-    Messages,
     Request,
     UidRange,
     encode_accounts,
@@ -44,7 +45,6 @@ from crdtmail.limits import (
     SNAPSHOT_IDLE_S,
     SNAPSHOT_S,
 )
-from crdtmail.staging import Element
 from crdtmail.store.tables import Tables
 
 _ELEMENT = 24  # bytes of a message beside its id and its instances
@@ -154,20 +154,19 @@ def _blocks(tables: Tables, mailboxes: Sequence[tuple[Account, MailboxId]]) -> b
 
 
 def _messages(tables: Tables, wanted: Sequence[tuple[Account, MailboxId, Sequence[UidRange]]]) -> bytes:
-    found: list[tuple[int, tuple[Element, ...]]] = []
+    found: list[tuple[int, list[tuple[Uid, MessageId, bytes]]]] = []
     size = 0
     for place, (account, mailbox, ranges) in enumerate(wanted):
         box = tables.mailbox(account, mailbox)
-        elements: list[Element] = []
-        found.append((place, ()))
+        elements: list[tuple[Uid, MessageId, bytes]] = []
+        found.append((place, elements))
         for first, last in ranges if box is not None else ():
             assert box is not None
-            for uid, id, stored in tables.messages(box.number, first, last):
+            for element in tables.bodies(box.number, first, last):
+                uid, id, body = element
                 # Messages that share a UID travel together.
-                if size > BATCH_BYTES and (not elements or elements[-1].uid != uid):
-                    found[-1] = place, tuple(elements)
-                    return encode_messages(Messages(tuple(found), (place, uid)))
-                elements.append(Element(uid, id, stored.body, stored.message))
-                size += len(id) + len(stored.body) + _ELEMENT
-        found[-1] = place, tuple(elements)
-    return encode_messages(Messages(tuple(found), None))
+                if size > BATCH_BYTES and (not elements or elements[-1][0] != uid):
+                    return encode_messages(found, (place, uid))
+                elements.append(element)
+                size += len(id) + len(body) + _ELEMENT
+    return encode_messages(found, None)

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from itertools import pairwise
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-from crdtmail.crdt.clock import Clock, Dot
+from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.codec import clock_from_plain, dump, plain_clock, read, with_checksum, without_checksum
 from crdtmail.crdt.delta import Account, MailboxId
-from crdtmail.crdt.message import UNDELETED
+from crdtmail.crdt.message import UNDELETED, Message, MessageId
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import PeerError
@@ -23,9 +25,23 @@ from crdtmail.gossip.codec import plain_position, position_from_plain
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_DIRECTORY, MAX_SEQ, MAX_SIZE, MAX_TIME, MAX_UID
 from crdtmail.staging import Element
-from crdtmail.store.tables import decode_instances, encode_instances
+from crdtmail.store.tables import encode_instances
 
-T = TypeVar("T")
+_Replica = Annotated[int, Meta(ge=0)]  # an integer of MessagePack has at most 64 bits
+_Dot = tuple[_Replica, Annotated[int, Meta(gt=0, le=MAX_SEQ)]]
+
+
+class _Strict(NamedTuple):
+    """An `Instance` with its bounds, which the decoder sees to."""
+
+    dot: _Dot
+    uid: Annotated[int, Meta(gt=0, le=MAX_UID)]
+    size: Annotated[int, Meta(ge=0, le=MAX_SIZE)]
+    received_at: Annotated[int, Meta(ge=0, le=MAX_TIME)]
+    keywords: dict[str, tuple[_Dot, ...]]
+
+
+_STRICT = msgspec.msgpack.Decoder(tuple[_Strict, ...]).decode
 UidRange = tuple[int, int]
 
 BEGIN, ACCOUNTS, DETAILS, BLOCKS, MESSAGES, END = range(6)
@@ -225,10 +241,11 @@ def decode_blocks(data: bytes) -> list[Blocks]:
     return found
 
 
-def encode_messages(messages: Messages) -> bytes:
+def encode_messages(
+    found: Sequence[tuple[int, Sequence[tuple[Uid, MessageId, bytes]]]], rest: tuple[int, int] | None
+) -> bytes:
     """`[[[place, [[uid, id, instances] ...]] ...], [place, uid] or null]`"""
-    found = [[place, [element[:3] for element in elements]] for place, elements in messages.found]
-    return _sealed([found, messages.rest])
+    return _sealed([found, rest])
 
 
 def decode_messages(data: bytes) -> Messages:
@@ -242,24 +259,16 @@ def decode_messages(data: bytes) -> Messages:
 def _element(uid: int, id: str, body: bytes) -> Element:
     """A message as its replica keeps it.  Every value in it is checked as that of a delta is."""
     try:
-        message = decode_instances(body)
-        if encode_instances(message) != body or not message.instances:
+        message = Message(_STRICT(body))  # type: ignore[arg-type]
+        instances = message.instances
+        if encode_instances(message) != body or not instances:
             raise ValueError("a record is not in its one encoding")
-        last = Dot(*message.instances[0].dot)
-        for instance in message.instances:
-            dot = Dot(*instance.dot)
-            if (last >= dot and instance is not message.instances[0]) or not (
-                0 <= dot.replica < 2**64
-                and 0 < dot.seq <= MAX_SEQ
-                and 0 < instance.uid <= MAX_UID
-                and 0 <= instance.size <= MAX_SIZE
-                and 0 <= instance.received_at <= MAX_TIME
-            ):
-                raise ValueError("an instance is out of bounds")
-            last = dot
+        if len(instances) > 1 and any(a.dot >= b.dot for a, b in pairwise(instances)):
+            raise ValueError("instances are in order, each once")
+        for instance in instances:
             for keyword, dots in instance.keywords.items():
                 _known_keyword(keyword)
-                if not dots or any(not (0 <= r < 2**64 and 0 < s <= MAX_SEQ) for r, s in dots):
+                if not dots:
                     raise ValueError("a keyword has dots")
         if message.uid != uid:
             raise ValueError("a message stands under its UID")

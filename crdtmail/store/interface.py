@@ -8,7 +8,7 @@ is written and tested whenever it is read.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol, TypeVar
@@ -64,6 +64,10 @@ class Transaction(Snapshot, Protocol):
     """A snapshot that takes changes, and sees its own."""
 
     def put(self, table: Table, key: bytes, value: bytes) -> None: ...
+
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """As `put` for each, but several times as fast."""
+        ...
 
     def delete(self, table: Table, key: bytes) -> bool:
         """Whether there was something to delete."""
@@ -122,6 +126,12 @@ _CHECKSUM = 4
 def seal(key: bytes, value: bytes) -> bytes:
     """The record for `value`, with its checksum in front."""
     return zlib.crc32(value, zlib.crc32(key)).to_bytes(_CHECKSUM, "big") + value
+
+
+def seal_all(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The keys with their records, as `seal` makes them."""
+    crc32 = zlib.crc32
+    return [(key, crc32(value, crc32(key)).to_bytes(_CHECKSUM, "big") + value) for key, value in rows]
 
 
 def unseal(table: Table, key: bytes, record: bytes) -> bytes:

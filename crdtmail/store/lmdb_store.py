@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import lmdb
 
 from crdtmail.errors import ConfigError, Overloaded, StoreError
 from crdtmail.limits import MAX_READERS, MIB
-from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, unseal
+from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, seal_all, unseal
 
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
@@ -144,6 +144,10 @@ class _Transaction:
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._txn.put(key, seal(key, value), db=self._tables[table])
+
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        with self._txn.cursor(self._tables[table]) as cursor:
+            cursor.putmulti(seal_all(rows))
 
     def delete(self, table: Table, key: bytes) -> bool:
         return bool(self._txn.delete(key, db=self._tables[table]))

@@ -7,12 +7,12 @@ until it is synced, so that a simulation decides when the disk has the data and 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from sortedcontainers import SortedDict
 
-from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, unseal
+from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, seal_all, unseal
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
@@ -137,6 +137,9 @@ class _View:
 
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self.overlay.setdefault(table, {})[key] = seal(key, value)
+
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        self.overlay.setdefault(table, {}).update(seal_all(rows))
 
     def delete(self, table: Table, key: bytes) -> bool:
         existed = self._record(table, key) is not None

@@ -69,6 +69,7 @@ def routes(node: Node) -> list[web.RouteDef]:
     script = account + "/scripts/{script}"
     return [
         web.get("/v1/status", api.status),
+        web.post("/v1/members/{member}/retire", api.retire),
         web.get("/v1/accounts", api.accounts),
         web.get(account + "/digests", api.digests),
         web.get(account + "/mailboxes", api.list_mailboxes),
@@ -110,6 +111,16 @@ class _Api:
 
     async def status(self, request: web.Request) -> web.Response:
         return _json(await node_status(self._node))
+
+    async def retire(self, request: web.Request) -> web.Response:
+        """Say that a member, by name or replica, is gone for good."""
+        member = request.match_info["member"]
+        gossip = self._node.gossip
+        found = [r for r, heard in gossip.peers.heard.items() if member in (heard.name, f"{r:016x}")]
+        if not found:
+            raise NotFound(f"no member is known as {member!r}")
+        await self._node.retire(found)
+        return _json({"retired": [f"{replica:016x}" for replica in found]})
 
     async def accounts(self, request: web.Request) -> web.Response:
         """Accounts in order, each with the digest of all that is in it."""

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-from crdtmail.errors import ConfigError
-from crdtmail.limits import MAX_GOSSIP_BODY, MAX_JSON_BODY, SHUTDOWN_S
+from crdtmail.errors import ConfigError, RequestError, StoreError
+from crdtmail.limits import HOUSE_S, MAX_GOSSIP_BODY, MAX_JSON_BODY, SHUTDOWN_S, SILENT_S
 from crdtmail.node import Node
 from crdtmail.web import api, gossip_server
 from crdtmail.web.gossip_client import talk
@@ -52,6 +52,7 @@ async def serving(node: Node, host: str, port: int) -> AsyncIterator[int]:
             asyncio.create_task(talk(node, address, http), name=f"peer {address}")
             for address in node.gossip.peers.sessions
         ]
+        talks.append(asyncio.create_task(_keep_house(node), name="housekeeping"))
         for task in talks:
             task.add_done_callback(_end_with)
         try:
@@ -64,7 +65,28 @@ async def serving(node: Node, host: str, port: int) -> AsyncIterator[int]:
             await runner.cleanup()
 
 
+async def _keep_house(node: Node) -> None:
+    """Prune the log, give up old snapshots, name members that are silent for long: until cancelled."""
+    named: set[str] = set()
+    while True:
+        try:
+            await node.keep_house()
+        except (StoreError, RequestError) as error:
+            log.warning("housekeeping is put off: %s", error)
+        silent = {member.name: member for member in node.gossip.silent_members(SILENT_S)}
+        for name in silent.keys() - named:
+            days = (node.now() - silent[name].at) / 86_400
+            log.warning(
+                "member %s is silent for %.1f days; the log is kept for it.  Mend it, or: crdtmail retire %s",
+                name,
+                days,
+                name,
+            )
+        named = set(silent)
+        await asyncio.sleep(HOUSE_S)
+
+
 def _end_with(task: asyncio.Task[None]) -> None:
-    """A peer's task ends only when it is cancelled; anything else is a bug, and must not pass in silence."""
+    """A task of the node ends only when it is cancelled; all else is a bug, and must not pass in silence."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("%s: its task has ended: %s", task.get_name(), error, exc_info=error)

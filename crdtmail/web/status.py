@@ -8,6 +8,7 @@ from typing import Any
 import crdtmail
 from crdtmail.crdt.clock import Clock
 from crdtmail.gossip.session import Session
+from crdtmail.limits import SILENT_S
 from crdtmail.node import Node
 from crdtmail.store.interface import Table
 from crdtmail.store.tables import Tables
@@ -26,7 +27,12 @@ async def node_status(node: Node) -> dict[str, Any]:
         state = {
             "clock": documents.clock(head.clock),
             "digest": documents.digest(head.digest),
-            "log": {"deltas": head.lsn, "bytes": sizes[Table.LOG] + sizes[Table.LOG_INDEX]},
+            "messages": head.messages,
+            "log": {
+                "deltas": sum(head.clock.values()) - sum(head.floor.values()),
+                "bytes": head.log_bytes,
+                "diskBytes": sizes[Table.LOG] + sizes[Table.LOG_INDEX],
+            },
         }
         return state, {address: _lag(tables, head.clock, clock) for address, clock in known.items()}
 
@@ -34,12 +40,29 @@ async def node_status(node: Node) -> dict[str, Any]:
     state, lags = await node.read(query)
     alarms = []
     peers = []
+    counting = node.gossip.peers.members(node.gossip.retired)
     for address, session in node.gossip.peers.sessions.items():
         if session.diverged:
             alarms.append(
                 f"{address} has the same clock but another digest: one of the two stores is damaged"
             )
         peers.append(_peer(node, address, session, lags.get(address)))
+    members = [
+        {
+            "replica": f"{replica:016x}",
+            "name": heard.name,
+            "lastHeardSeconds": _age(node, heard.at),
+            "isRetired": replica in node.gossip.retired,
+            "counts": replica in counting,
+        }
+        for replica, heard in sorted(node.gossip.peers.heard.items())
+    ]
+    for silent in node.gossip.silent_members(SILENT_S):
+        days = (node.now() - silent.at) / 86_400
+        alarms.append(
+            f"member {silent.name} is silent for {days:.1f} days, and the log grows for it: mend it, or say "
+            f"that it is gone for good: crdtmail retire {silent.name}"
+        )
     return {
         "replica": f"{node.replica.id:016x}",
         "name": node.name,
@@ -47,7 +70,38 @@ async def node_status(node: Node) -> dict[str, Any]:
         **state,
         "alarms": alarms,
         "refusedFromPeers": node.gossip.refused,
+        "members": members,
+        "filling": _filling(node),
+        "lastFilling": _last_filling(node),
+        "snapshotsServed": len(node.gossip.snapshots),
         "peers": peers,
+    }
+
+
+def _filling(node: Node) -> dict[str, Any] | None:
+    """How far this node is with taking over another one's snapshot."""
+    filling = node.gossip.filling
+    if filling is None:
+        return None
+    return {
+        "from": filling.peer,
+        "seconds": _age(node, filling.began),
+        "messagesThere": filling.messages,
+        "messagesStaged": filling.staged,
+        "bytes": filling.bytes,
+    }
+
+
+def _last_filling(node: Node) -> dict[str, Any] | None:
+    """The last snapshot that was taken over since the start."""
+    filling = node.gossip.last_filling
+    if filling is None:
+        return None
+    return {
+        "from": filling.peer,
+        "seconds": round(filling.took_s, 3),
+        "messagesStaged": filling.staged,
+        "bytes": filling.bytes,
     }
 
 
