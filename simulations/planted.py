@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from crdtmail import applying, service
+from crdtmail import applying, merging, service
 from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Add, Create, Delta
 from crdtmail.crdt.directory import Directory
@@ -24,7 +24,7 @@ from crdtmail.replica import Outcome, Replica
 from crdtmail.store import interface, memory_store
 from crdtmail.store.interface import Table
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import WritableTables
+from crdtmail.store.tables import Tables, WritableTables
 from simulations.disk import Disk
 
 Replacements = Iterable[tuple[Any, str, Any]]
@@ -140,7 +140,7 @@ def _undelete_forgotten() -> Replacements:
 
 
 def _flags_do_not_follow_a_move() -> Replacements:
-    yield Replica, "_rehome", lambda self, tables, move, rehomings: None
+    yield Replica, "_rehome", lambda self, tables, account, move, rehomings: None
 
 
 def _healed_uids_too_low() -> Replacements:
@@ -219,6 +219,54 @@ def _mailbox_ids_do_not_merge() -> Replacements:
     yield Directory, "new_id", new_id
 
 
+def _snapshot_merged_in_part() -> Replacements:
+    """What has come so far is merged with the clock of all."""
+    staged = Tables.staged
+    yield Tables, "staged", lambda self: iter(list(staged(self))[:1])
+
+
+def _deltas_applied_while_comparing() -> Replacements:
+    receive = Replica.receive
+
+    def receive_anyway(self: Replica, txn: Any, delta: Delta, data: bytes) -> Outcome:
+        self.is_filling = False
+        return receive(self, txn, delta, data)
+
+    yield Replica, "receive", receive_anyway
+
+
+def _merge_keeps_what_they_removed() -> Replacements:
+    merged = Message.merged
+    yield Message, "merged", lambda self, there, ours, theirs: merged(self, there, ours, Clock())
+
+
+def _merge_brings_back_what_we_removed() -> Replacements:
+    merged = Message.merged
+    yield Message, "merged", lambda self, there, ours, theirs: merged(self, there, Clock(), theirs)
+    yield merging._Merging, "_is_all_news", lambda self, staged: True
+
+
+def _floor_not_raised() -> Replacements:
+    merge = Replica.merge
+
+    def merge_only(self: Replica, txn: Any, *args: Any, **options: Any) -> bool:
+        floor = Tables(txn).head().floor
+        merged = merge(self, txn, *args, **options)
+        head = Tables(txn).head()
+        head.floor = floor
+        WritableTables(txn).put_head(head)
+        return merged
+
+    yield Replica, "merge", merge_only
+
+
+def _retired_keeps_its_id() -> Replacements:
+    def renew(self: Gossip) -> Steps[None]:
+        yield from wait(lambda: True, 0)
+
+    yield Gossip, "_renew", renew
+
+
 PLANTED: dict[str, Callable[[], Replacements]] = {
     function.__name__.strip("_").replace("_", "-"): function
     for function in (
@@ -245,6 +293,12 @@ PLANTED: dict[str, Callable[[], Replacements]] = {
         _exchange_brings_nothing,
         _commit_before_the_clock,
         _mailbox_ids_do_not_merge,
+        _snapshot_merged_in_part,
+        _deltas_applied_while_comparing,
+        _merge_keeps_what_they_removed,
+        _merge_brings_back_what_we_removed,
+        _floor_not_raised,
+        _retired_keeps_its_id,
     )
 }
 """Every planted bug by name."""

@@ -40,6 +40,8 @@ QUIET_INTERVALS = 1
 """Gossip intervals for which the quiet cluster is watched."""
 CALM_LIMIT_S = 300.0
 """In calm weather everything is everywhere within so many seconds, whatever happened before."""
+PRUNED_WITHIN_S = 120.0
+"""When all is quiet, no node keeps any of its log for longer."""
 PROMPT_S = 0.5
 """Where nothing is wrong a change is at the next node within a grace period and so many seconds."""
 MESSAGES_PER_DELTA = 60
@@ -267,6 +269,7 @@ class World:
             raise Violation("renumbering comes to an end", f"it went on for {READ_ROUNDS} rounds")
         self.checks.settled(self.members)
         self._watch_quiet()
+        self._watch_pruning()
         shown = self.checks.last_shown
         self._everybody_writes()
         self.checks.agree(self.members)
@@ -361,6 +364,33 @@ class World:
         each = 64 + 20 * len(self.checks.ledger.made)
         expect(took <= sent * each, "bytes a round are bounded", f"{took} bytes in {sent} messages")
         self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
+
+    def _watch_pruning(self) -> None:
+        """When all have everything, and who is gone is known to be, no log is kept for anybody."""
+        gone = [m.replica.id for m in self.machines.values() if m.has_left and m.life]
+        if gone:
+            self.members[0].retire(gone)
+        limit = self.now_us + int(PRUNED_WITHIN_S * 1e6)
+        self.run_until(limit, self._is_pruned)
+        retired = self.members[0].gossip.retired
+        for machine in self.members:
+            is_back = machine.replica.id not in retired
+            expect(is_back, "who was retired comes back under another id", machine.name)
+            left = machine.gossip.head.log_bytes
+            # Elsewhere it may know a member from another's disk with which it never talks.
+            expect(
+                left == 0 or self.config.topology != "mesh",
+                "the log is pruned to nothing",
+                machine.name,
+                f"{left} bytes are left",
+            )
+
+    def _is_pruned(self) -> bool:
+        retired = self.members[0].gossip.retired
+        return all(
+            machine.gossip.head.log_bytes == 0 and machine.replica.id not in retired
+            for machine in self.members
+        )
 
     def _all_know(self) -> bool:
         """Whether each member knows of each that it calls that it has everything, and nothing is said."""

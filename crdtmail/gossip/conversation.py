@@ -96,7 +96,7 @@ class Gossip:
         self.name = name
         self.head = head
         """What is durable here.  Whoever performs the steps sets it after each commit, before they go on."""
-        self.peers = Peers(replica.id, addresses, timing, chance, now())
+        self.peers = Peers(replica.id, name, addresses, timing, chance, now())
         for peer, record in remembered.items():
             silent_s = max(0, replica.time_ms() - record.seen_at_ms) / 1000
             self.peers.hear(now() - silent_s, Position(peer, record.name, record.clock, 0))

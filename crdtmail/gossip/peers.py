@@ -26,6 +26,7 @@ class Peers:
     def __init__(
         self,
         replica: ReplicaId,
+        name: str,
         addresses: Iterable[str],
         timing: Timing,
         chance: random.Random,
@@ -33,6 +34,7 @@ class Peers:
     ) -> None:
         found = list(addresses)
         self._replica = replica
+        self._name = name
         self.sessions = {
             address: Session(replica, timing, chance, peers=len(found), now=now) for address in found
         }
@@ -47,11 +49,11 @@ class Peers:
     def members(self, retired: frozenset[ReplicaId]) -> dict[ReplicaId, Heard]:
         """The other replicas that count: not retired, and the last that was heard under its name.
 
-        A node that has taken another id keeps its name; nobody waits for what it was before.
+        A node that has taken another id keeps its name; nobody waits for what it was before, it least of all.
         """
         last: dict[str, ReplicaId] = {}
         for replica, heard in sorted(self.heard.items(), key=lambda pair: pair[1].at):
-            if replica not in retired and replica != self._replica:
+            if replica not in retired and replica != self._replica and heard.name != self._name:
                 last[heard.name] = replica
         return {replica: self.heard[replica] for replica in last.values()}
 
