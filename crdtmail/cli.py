@@ -15,7 +15,8 @@ from pathlib import Path
 
 import crdtmail
 from crdtmail import config, screen
-from crdtmail.client import Client, Unreachable
+from crdtmail.client import Client, Credentials, Unreachable
+from crdtmail.commands import certs, tokens
 from crdtmail.crdt.names import check_account
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
 from crdtmail.limits import MAX_WAIT_S
@@ -51,21 +52,22 @@ def _node(options: argparse.Namespace) -> int:
         "data": options.data,
         "listen": options.listen,
         "peers": options.peer,
-        "allow_unauthenticated": options.allow_unauthenticated,
     }
     settings = config.load(options.config, flags)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
 
+    scheme = "http" if settings.tls is None else "https"
+
     def ready(node: object, port: int) -> None:
         screen.out.print(
-            f"crdtmail node {settings.name}: listening on http://{settings.host}:{port}, "
+            f"crdtmail node {settings.name}: listening on {scheme}://{settings.host}:{port}, "
             f"data in {settings.data}, {len(settings.peers)} peer(s)",
             markup=False,
         )
 
-    daemon.run(settings, ready)
+    daemon.run(lambda: config.load(options.config, flags), ready)
     return 0
 
 
@@ -188,7 +190,7 @@ def _verify(options: argparse.Namespace) -> int:
     if not addresses:
         status = _client(options).status()
         addresses = [_address(options), *(peer["address"] for peer in status["peers"])]
-    verdict = verify(addresses, timeout_s=options.timeout)
+    verdict = verify(addresses, _credentials(options), timeout_s=options.timeout)
     table = screen.table("node", "name", "digest", ">deltas applied")
     for node in verdict.nodes:
         table.add_row(node["address"], node["name"], node["digest"], str(sum(node["clock"].values())))
@@ -226,7 +228,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> Client:
-    return Client(_address(options))
+    return Client(_address(options), _credentials(options))
+
+
+def _credentials(options: argparse.Namespace) -> Credentials:
+    return Credentials.find(os.environ, token_file=options.token_file, ca=options.ca)
 
 
 def _address(options: argparse.Namespace) -> str:
@@ -294,12 +300,6 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="HOST:PORT", help="for clients and other nodes; port 0 is a free one"
     )
     node.add_argument("--peer", action="append", metavar="URL", help="another node; may be given often")
-    node.add_argument(
-        "--allow-unauthenticated",
-        action="store_true",
-        default=None,
-        help="listen beyond loopback although everybody who reaches the port may then read and change all",
-    )
     node.set_defaults(command=_node)
 
     mailbox = commands.add_parser("mailbox", help="look at mailboxes").add_subparsers(
@@ -350,6 +350,9 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each node (10)"
     )
 
+    tokens.add(commands)
+    certs.add(commands)
+
     demo = commands.add_parser(
         "demo",
         help="see three nodes cut apart and healed, on this machine",
@@ -378,6 +381,15 @@ def _client_parser(
         default=os.environ.get("CRDTMAIL_NODE", _DEFAULT_NODE),
         metavar="URL",
         help=f"the node to ask ($CRDTMAIL_NODE, else {_DEFAULT_NODE})",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token to show ($CRDTMAIL_TOKEN_FILE; $CRDTMAIL_TOKEN is the token itself)",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="whose certificates to believe with https ($CRDTMAIL_CA)"
     )
     parser.set_defaults(command=command)
     return parser

@@ -61,7 +61,7 @@ class Session:
         self._replica = replica
         self._timing = timing
         self._chance = chance
-        self._interval_s = timing.interval_s * max(1, peers)
+        self.share_with(peers)
         self._busy: Action | None = None
         self._next_exchange_at = now
         self._retry_at = now
@@ -75,6 +75,10 @@ class Session:
         self.failing_since: float | None = None
         self.heard_at: float | None = None
         self.diverged = False
+
+    def share_with(self, peers: int) -> None:
+        """So many peers share the exchanges now."""
+        self._interval_s = self._timing.interval_s * max(1, peers)
 
     # What do I send now? --------------------------------------------------------------------------------
 
