@@ -33,7 +33,6 @@ from crdtmail.limits import (
 )
 from crdtmail.node import Node
 from crdtmail.replica import Replica
-from crdtmail.security.tokens import Token
 from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
@@ -116,7 +115,7 @@ class _Api:
 
     async def accounts(self, request: web.Request) -> web.Response:
         """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""
-        token: Token | None = request.get(BEARER)
+        token = request.get(BEARER)
         after = request.query.get("after", "")
         limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
 

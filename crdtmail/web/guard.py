@@ -25,15 +25,15 @@ from crdtmail.limits import (
 )
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Receiver, digest, is_nonce, sign_answer
-from crdtmail.security.tokens import Scope
+from crdtmail.security.tokens import Scope, Token
 from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME
 from crdtmail.web.problems import problems
 
 log = logging.getLogger(__name__)
 
 _Peer = tuple[str | None, str | None]
-BEARER = "bearer"
-"""Where a client's request holds its `Token`, if the node has tokens."""
+BEARER = web.RequestKey("BEARER", Token)
+"""The token of a client's request, if the node has tokens."""
 
 
 class Guard:

@@ -7,12 +7,12 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 from aiohttp import web
 
 from crdtmail.errors import ConfigError
-from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS
+from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS, SHUTDOWN_S
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Listener:
         self.tls = tls
         self._server = server
         self._sockets = sockets
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._complaint: str | None = None
         self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in sockets]
 
@@ -41,7 +41,7 @@ class Listener:
 
     async def close(self) -> None:
         """Take no more connections; those that there are stay."""
-        tasks = [*self._accepting, *self._handshakes]
+        tasks = [*self._accepting, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -49,9 +49,8 @@ class Listener:
             each.close()
 
     def close_connections(self) -> None:
-        """Let every connection end as soon as it has been answered: it was made under other certificates."""
-        for connection in self._server.connections:
-            connection.close()
+        """Let every connection end once what it asks is answered: it was made under other certificates."""
+        self._keep(_end(self._server.connections), "end of connections")
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -64,14 +63,12 @@ class Listener:
                     self._complain(f"connections wait, because of: {error.strerror}")
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if len(self._server.connections) + len(self._handshakes) >= MAX_CONNECTIONS:
+            if len(self._server.connections) + len(self._tasks) >= MAX_CONNECTIONS:
                 self._complain(f"connections are refused: {MAX_CONNECTIONS} are open")
                 connection.close()
                 continue
             self._complaint = None
-            task = asyncio.create_task(self._begin(connection), name="handshake")
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            self._keep(self._begin(connection), "handshake")
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
@@ -85,11 +82,22 @@ class Listener:
             log.debug("a connection has not come about: %s", error)
             connection.close()
 
+    def _keep(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _complain(self, complaint: str) -> None:
         """Once, until a connection is taken again: the log must not fill the disk too."""
         if complaint != self._complaint:
             log.error("%s", complaint)
         self._complaint = complaint
+
+
+async def _end(connections: Sequence[web.RequestHandler]) -> None:
+    for connection in connections:
+        connection.close()
+    await asyncio.gather(*(connection.shutdown(SHUTDOWN_S) for connection in connections))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
