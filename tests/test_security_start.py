@@ -20,6 +20,7 @@ from crdtmail.config import Certificates, Config
 from crdtmail.errors import ConfigError
 from crdtmail.security import access, tokens
 from crdtmail.security.access import SECRET as VARIABLE
+from crdtmail.web.server import Service
 from tests.nodes import NodeProcess, node_process, run, until
 from tests.secured import SECRET, ask, certified, config, secret_file, serving, signed, time_of, token
 from tests.test_security_tokens import crdtmail
@@ -282,9 +283,8 @@ def test_with_certificates_peers_are_called_with_https(tmp_path: Path) -> None:
     assert loaded.tls == Certificates(Path("a"), Path("b"), Path("c"))
 
 
-async def create(service: object, account: str) -> None:
-    node = service.node  # type: ignore[attr-defined]
-    await node.write(lambda replica, txn: replica.create_mailbox(txn, account, "INBOX"))
+async def create(service: Service, account: str) -> None:
+    await service.node.write(lambda replica, txn: replica.create_mailbox(txn, account, "INBOX"))
 
 
 def test_a_node_with_certificates_says_https(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +15,10 @@ from crdtmail.config import Certificates
 from crdtmail.errors import ConfigError
 from crdtmail.security import tls
 from crdtmail.verify import verify
+from crdtmail.web.gossip_server import SENDER
 from crdtmail.web.server import Service
-from tests.nodes import run, until
-from tests.secured import EXCHANGE, POSITION, SENDER, STRANGER, bearer, certified, secret_file, serving, token
+from tests.nodes import node_process, run, until
+from tests.secured import EXCHANGE, POSITION, STRANGER, bearer, certified, secret_file, serving, token
 
 HEADERS = {SENDER: f"{STRANGER:016x}"}
 
@@ -45,6 +47,28 @@ def test_nodes_with_certificates_of_one_authority_converge(tmp_path: Path) -> No
                 await until(lambda: first.node.head.clock == second.node.head.clock, "mx2 has it")
 
     run(story())
+
+
+def test_so_do_nodes_that_are_processes(tmp_path: Path) -> None:
+    """Which run on another event loop than these tests."""
+    with ExitStack() as stack:
+        ports: list[int] = []
+        for name in ("mx1", "mx2"):
+            files = certified(tmp_path / "ca", name)
+            file = tmp_path / f"{name}.toml"
+            file.write_text(
+                f"peers = {[f'https://127.0.0.1:{port}' for port in ports]}\n[tls]\n"
+                f"certificate = '{files.certificate}'\nkey = '{files.key}'\nca = '{files.ca}'\n"
+            )
+            ports.append(stack.enter_context(node_process(tmp_path / name, "--config", str(file))).port)
+        addresses = [f"https://127.0.0.1:{port}" for port in ports]
+        shown = Credentials(ca=files.ca)
+        clients = [Client(address, shown) for address in addresses]
+        for client in clients:
+            stack.callback(client.close)
+        written = clients[0].create_mailbox("alice", "INBOX")
+        clients[1].request("GET", "/v1/accounts", query={"token": written["token"], "tokenWait": "30"})
+        assert verify(addresses, shown, timeout_s=30).agrees
 
 
 def test_certificates_and_a_secret_may_be_asked_for_together(tmp_path: Path) -> None:
@@ -101,7 +125,7 @@ def test_clients_need_no_certificate_but_their_token(tmp_path: Path) -> None:
         data = tmp_path / "mx1"
         text = token(data, "read", "write")
         async with serving(data, tls=files) as (service, _):
-            address = f"https://localhost:{service.port}".replace("localhost", "127.0.0.1")
+            address = f"https://127.0.0.1:{service.port}"
 
             def asks() -> None:
                 client = Client(address, Credentials(text, files.ca))
