@@ -163,6 +163,12 @@ def _status(options: argparse.Namespace) -> int:
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
+    unauthenticated = status["unauthenticated"]
+    if unauthenticated["requests"]:
+        screen.out.print(
+            f"{unauthenticated['requests']} request(s) refused; the last: {unauthenticated['last']}",
+            markup=False,
+        )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
     table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")

@@ -128,7 +128,10 @@ def _tls(value: object) -> Certificates:
 
 
 def _file(settings: Mapping[str, Any], key: str) -> Path | None:
-    return Path(_text(settings[key], key)).expanduser() if key in settings else None
+    try:
+        return Path(_text(settings[key], key)).expanduser() if key in settings else None
+    except RuntimeError as error:
+        raise ConfigError(f"{key} = {settings[key]!r}: there is no such user") from error
 
 
 def _listen(value: object) -> tuple[str, int]:

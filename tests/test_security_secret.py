@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from crdtmail.errors import Overloaded, PeerError, Unauthenticated
 from crdtmail.limits import SIGNATURE_LIFE_S
@@ -200,6 +201,20 @@ def test_who_does_not_show_the_secret_changes_nothing_and_is_counted(tmp_path: P
                 counted = (await response.json())["unauthenticated"]
             assert counted["requests"] == len(attempts)
             assert "was signed" in counted["last"]
+            assert not service.node.gossip.peers.heard
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "path", ["/%67ossip/v1/exchange", "//gossip/v1/exchange", "/v1/../gossip/v1/exchange"]
+)
+def test_no_other_spelling_of_the_path_is_a_way_in(tmp_path: Path, path: str) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1", cluster_secret_file=secret_file(tmp_path)) as (service, http):
+            url = URL(f"http://127.0.0.1:{service.port}{path}", encoded=True)
+            async with http.post(url, data=POSITION, headers={SENDER: "1" * 16}) as response:
+                assert response.status in (401, 404)
             assert not service.node.gossip.peers.heard
 
     run(story())

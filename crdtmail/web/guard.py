@@ -31,6 +31,7 @@ from crdtmail.web.problems import problems
 
 log = logging.getLogger(__name__)
 
+_LOG_EVERY_S = 60.0  # whoever may not come in must not fill the disk either
 _Peer = tuple[str | None, str | None]
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
@@ -44,13 +45,15 @@ class Guard:
         self.refused = 0
         """How many requests did not show who asks."""
         self.last_refusal: str | None = None
+        self._now = now
+        self._log_again_at = now()
         self._receiver = Receiver(life, now)
         self._load = _Load()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Outermost of all: everything that goes out passes here, problems too."""
-        is_gossip = request.path.startswith(PREFIX)
+        is_gossip = _route(request).startswith(PREFIX)
         access = self.access
         with ExitStack() as held:
 
@@ -117,9 +120,10 @@ class Guard:
         except Unauthenticated as error:
             if not error.is_greeting:
                 self.refused += 1
-                if self.last_refusal != str(error):
-                    log.warning("a request was refused: %s", error)
                 self.last_refusal = str(error)
+                if self._now() >= self._log_again_at:
+                    self._log_again_at = self._now() + _LOG_EVERY_S
+                    log.warning("a request was refused: %s (%d since the start)", error, self.refused)
             raise
 
     def _sign(self, request: web.Request, answer: web.StreamResponse, secret: bytes) -> None:
@@ -135,11 +139,18 @@ class Guard:
 
 def _scopes(request: web.Request) -> set[Scope]:
     """Any of these suffices.  What is not known here is for operators."""
-    if request.path == "/v1/status":
+    route = _route(request)
+    if route == "/v1/status":
         return {Scope.READ, Scope.ADMIN}
-    if request.path.startswith("/v1/accounts"):
+    if route.startswith("/v1/accounts"):
         return {Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE}
     return {Scope.ADMIN}
+
+
+def _route(request: web.Request) -> str:
+    """The path as the route that will answer has it: however it was spelled, it is judged by who answers."""
+    resource = request.match_info.route.resource
+    return request.path if resource is None else resource.canonical
 
 
 class _Load:
