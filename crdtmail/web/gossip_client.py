@@ -103,7 +103,7 @@ class _Talk:
             if reply is None:
                 reply = await self._posted(call, is_last=True)
         except (aiohttp.ClientError, OSError) as error:
-            raise PeerUnreachable(str(error) or type(error).__name__) from error
+            raise PeerUnreachable(_cause(error)) from error
         assert reply is not None, "the last attempt has a reply or raises"
         return reply
 
@@ -146,6 +146,15 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     if len(answer) > MAX_GOSSIP_BODY:
         raise PeerError("the answer is over the limit")
     return answer
+
+
+def _cause(error: Exception) -> str:
+    """What happened, without aiohttp's words for where."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    return str(error) or type(error).__name__
 
 
 def _reason(answer: bytes) -> str:
