@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from crdtmail.client import Client, Credentials, Unreachable
 from crdtmail.config import Certificates
@@ -165,6 +166,22 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     files = certified(tmp_path, "mx1")
     files.key.chmod(0o640)
     with pytest.raises(ConfigError, match="can be read or changed by others: chmod 600"):
+        tls.load(files.certificate, files.key, files.ca)
+
+
+def test_a_key_with_a_passphrase_or_of_another_certificate_is_refused(tmp_path: Path) -> None:
+    files, other = certified(tmp_path, "mx1"), certified(tmp_path, "mx2")
+    with pytest.raises(ConfigError, match="no certificate and its key"):
+        tls.load(files.certificate, other.key, files.ca)
+    key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+    files.key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"a passphrase"),
+        )
+    )
+    with pytest.raises(ConfigError, match="no certificate and its key"):
         tls.load(files.certificate, files.key, files.ca)
 
 

@@ -34,7 +34,7 @@ def load(certificate: Path, key: Path, ca: Path | None) -> Tls:
         for context in (server, client):
             # The node has nobody to ask for a passphrase.
             context.load_cert_chain(certificate, key, password=lambda: "")
-    except (ssl.SSLError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate} and {key} are no certificate and its key: {error}") from error
     if ca is not None:
         # Clients without a certificate are let in, and have their token; one by another CA is not.

@@ -68,10 +68,13 @@ class Tokens:
 def load(folder: Path) -> Tokens | None:
     """The tokens of the node with this data folder; None if none was ever made.  Raises ConfigError."""
     path = folder / FILE
-    if not path.exists():
-        return None
     try:
         return Tokens(msgspec.json.decode(read_private(path, "the file", MAX_TOKENS_FILE), type=_Kept).tokens)
+    except ConfigError as error:
+        # Only what is not there may mean that nobody has to show a token; what cannot be read must not.
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
 

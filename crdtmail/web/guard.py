@@ -63,8 +63,12 @@ class Guard:
                         self._check_peer(request, access)
                     elif access.tokens is not None:
                         self._check_client(request, access)
-                held.enter_context(self._load.of(request, is_gossip))
-                body = await _read(request)
+                if is_gossip:
+                    held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
+                size = _content_length(request)
+                with self._load.expected(size):
+                    body = await _read(request, size)
+                held.enter_context(self._load.held(len(body)))
                 if is_gossip and access.secret is not None:
                     with self._counted():
                         self._receiver.check_body(request.headers.get(DIGEST, ""), body)
@@ -161,19 +165,16 @@ class _Load:
         self._gossip: Counter[_Peer] = Counter()
 
     @contextmanager
-    def of(self, request: web.Request, is_gossip: bool) -> Iterator[None]:
-        """A request and its body, to the end of the block."""
-        size = _content_length(request)
+    def expected(self, size: int) -> Iterator[None]:
+        """A body that is to come.  What was read is held by its true size: one may not have told it."""
         if self._bytes + size > MAX_BODIES:
             raise Overloaded("the node has too many bodies in memory")
-        with ExitStack() as held:
-            if is_gossip:
-                held.enter_context(self._peer((request.remote, request.headers.get(SENDER))))
-            held.enter_context(self.held(size))
+        with self.held(size):
             yield
 
     @contextmanager
     def held(self, size: int) -> Iterator[None]:
+        """A body or an answer that is there."""
         self._bytes += size
         try:
             yield
@@ -181,7 +182,8 @@ class _Load:
             self._bytes -= size
 
     @contextmanager
-    def _peer(self, peer: _Peer) -> Iterator[None]:
+    def asking(self, peer: _Peer) -> Iterator[None]:
+        """A request of a peer."""
         if self._gossip[peer] >= MAX_REQUESTS_PER_PEER or self._gossip.total() >= MAX_GOSSIP_REQUESTS:
             raise Overloaded("too many requests of peers are under way")
         self._gossip[peer] += 1
@@ -203,10 +205,10 @@ def _content_length(request: web.Request) -> int:
     return MAX_GOSSIP_BODY if size is None else size
 
 
-async def _read(request: web.Request) -> bytes:
+async def _read(request: web.Request, size: int) -> bytes:
     """The body, which the request keeps.  Raises HTTPRequestTimeout for one that drips."""
     try:
-        async with asyncio.timeout(_patience_s(_content_length(request))):
+        async with asyncio.timeout(_patience_s(size)):
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None

@@ -79,8 +79,7 @@ class Listener:
                 ssl_handshake_timeout=None if self.tls is None else HANDSHAKE_S,
             )
         except OSError as error:
-            log.debug("a connection has not come about: %s", error)
-            connection.close()
+            log.debug("a connection has not come about, and is closed: %s", error)
 
     def _keep(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
