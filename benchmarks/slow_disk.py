@@ -14,6 +14,7 @@ import uvloop
 
 from crdtmail.gossip.session import Timing
 from crdtmail.node import Node
+from crdtmail.security.access import Access
 from crdtmail.store.interface import T, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.web.server import serving
@@ -44,8 +45,8 @@ def slow_node(data: Path, *, extra_s: float) -> Iterator[int]:
         store = SlowStore(data, extra_s)
         it = Node(store, "slow", [], timing=Timing(), chance=random.SystemRandom())
         try:
-            async with serving(it, "127.0.0.1", 0) as port:
-                listening.append(port)
+            async with serving(it, "127.0.0.1", 0, Access()) as service:
+                listening.append(service.port)
                 ready.set()
                 await stop.wait()
         finally:

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import crdtmail
 from crdtmail import config, screen
-from crdtmail.client import Client, Unreachable
+from crdtmail.client import Client, Credentials, Unreachable
+from crdtmail.commands import certs, tokens
 from crdtmail.crdt.names import check_account
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
 from crdtmail.limits import MAX_WAIT_S
@@ -54,21 +55,22 @@ def _node(options: argparse.Namespace) -> int:
         "data": options.data,
         "listen": options.listen,
         "peers": options.peer,
-        "allow_unauthenticated": options.allow_unauthenticated,
     }
     settings = config.load(options.config, flags)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
 
+    scheme = "http" if settings.tls is None else "https"
+
     def ready(node: object, port: int) -> None:
         screen.out.print(
-            f"crdtmail node {settings.name}: listening on http://{settings.host}:{port}, "
+            f"crdtmail node {settings.name}: listening on {scheme}://{settings.host}:{port}, "
             f"data in {settings.data}, {len(settings.peers)} peer(s)",
             markup=False,
         )
 
-    daemon.run(settings, ready)
+    daemon.run(lambda: config.load(options.config, flags), ready)
     return 0
 
 
@@ -184,6 +186,12 @@ def _status(options: argparse.Namespace) -> int:
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
+    unauthenticated = status["unauthenticated"]
+    if unauthenticated["requests"]:
+        screen.out.print(
+            f"{unauthenticated['requests']} request(s) refused; the last: {unauthenticated['last']}",
+            markup=False,
+        )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
     if (filling := status["filling"]) is not None:
@@ -225,7 +233,7 @@ def _verify(options: argparse.Namespace) -> int:
     if not addresses:
         status = _client(options).status()
         addresses = [_address(options), *(peer["address"] for peer in status["peers"])]
-    verdict = verify(addresses, timeout_s=options.timeout)
+    verdict = verify(addresses, _credentials(options), timeout_s=options.timeout)
     table = screen.table("node", "name", "digest", ">deltas applied")
     for node in verdict.nodes:
         table.add_row(node["address"], node["name"], node["digest"], str(sum(node["clock"].values())))
@@ -263,7 +271,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _client(options: argparse.Namespace) -> Client:
-    return Client(_address(options))
+    return Client(_address(options), _credentials(options))
+
+
+def _credentials(options: argparse.Namespace) -> Credentials:
+    return Credentials.find(os.environ, token_file=options.token_file, ca=options.ca)
 
 
 def _address(options: argparse.Namespace) -> str:
@@ -331,12 +343,6 @@ def _parser() -> argparse.ArgumentParser:
         "--listen", metavar="HOST:PORT", help="for clients and other nodes; port 0 is a free one"
     )
     node.add_argument("--peer", action="append", metavar="URL", help="another node; may be given often")
-    node.add_argument(
-        "--allow-unauthenticated",
-        action="store_true",
-        default=None,
-        help="listen beyond loopback although everybody who reaches the port may then read and change all",
-    )
     node.set_defaults(command=_node)
 
     mailbox = commands.add_parser("mailbox", help="look at mailboxes").add_subparsers(
@@ -397,6 +403,9 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each node (10)"
     )
 
+    tokens.add(commands)
+    certs.add(commands)
+
     demo = commands.add_parser(
         "demo",
         help="see three nodes cut apart and healed, on this machine",
@@ -425,6 +434,15 @@ def _client_parser(
         default=os.environ.get("CRDTMAIL_NODE", _DEFAULT_NODE),
         metavar="URL",
         help=f"the node to ask ($CRDTMAIL_NODE, else {_DEFAULT_NODE})",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token to show ($CRDTMAIL_TOKEN_FILE; $CRDTMAIL_TOKEN is the token itself)",
+    )
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="whose certificates to believe with https ($CRDTMAIL_CA)"
     )
     parser.set_defaults(command=command)
     return parser

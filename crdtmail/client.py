@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from crdtmail.errors import CrdtmailError
+from crdtmail.errors import ConfigError, CrdtmailError
+from crdtmail.limits import MAX_SECRET_FILE
+from crdtmail.security.files import read_private
+from crdtmail.security.tls import client_context
 
 TIMEOUT_S = 90.0  # longer than the longest wait that a node grants
 
@@ -26,14 +31,44 @@ class Refused(CrdtmailError):
         self.type = type
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client shows (a token), and whose certificates it believes (`ca`; else this machine's own)."""
+
+    token: str | None = field(default=None, repr=False)
+    ca: Path | None = None
+
+    @classmethod
+    def find(
+        cls, environment: Mapping[str, str], *, token_file: Path | None = None, ca: Path | None = None
+    ) -> Credentials:
+        """From files, before what the environment says.  Raises ConfigError."""
+        given = environment.get("CRDTMAIL_TOKEN_FILE")
+        file = token_file or (Path(given) if given else None)
+        token = environment.get("CRDTMAIL_TOKEN") or None
+        if token_file is not None or token is None:
+            token = None if file is None else _token(file)
+        trusted = environment.get("CRDTMAIL_CA")
+        return cls(token, ca or (Path(trusted) if trusted else None))
+
+
 class Client:
     """One keep-alive connection to one node, at an address like http://127.0.0.1:7420."""
 
-    def __init__(self, address: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str, credentials: Credentials | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.address = address
+        shown = credentials or Credentials()
         parts = urlsplit(address)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
+        self._headers = {} if shown.token is None else {"Authorization": f"Bearer {shown.token}"}
+        self._connection = (
+            http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=timeout_s, context=client_context(shown.ca)
+            )
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+        )
 
     def close(self) -> None:
         self._connection.close()
@@ -105,7 +140,7 @@ class Client:
         """The JSON that answers.  Raises Unreachable, or Refused with the node's reason."""
         target = path + ("?" + urlencode(query) if query else "")
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if data is not None else {}
+        headers = self._headers | ({"Content-Type": "application/json"} if data is not None else {})
         try:
             self._connection.request(method, target, data, headers)
             response = self._connection.getresponse()
@@ -127,3 +162,10 @@ class Client:
 
     def _no_node(self) -> Unreachable:
         return Unreachable(f"what answers at {self.address} is no crdtmail node")
+
+
+def _token(file: Path) -> str:
+    token = read_private(file, "the token", MAX_SECRET_FILE).strip()
+    if not token.isascii() or not token.decode("ascii").isprintable():
+        raise ConfigError(f"{file} does not hold a token")
+    return token.decode("ascii")

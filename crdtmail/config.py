@@ -23,13 +23,26 @@ _KEEP_MB = 1024  # some ten million changes
 _KEEP_DAYS = 30
 DEFAULT_KEEP = Keep(bytes=_KEEP_MB * MIB, age_ms=_KEEP_DAYS * 86_400_000)
 _HOST = re.compile("[!-~]+")
-_KEYS = {"name", "data", "listen", "peers", "allow_unauthenticated", "gossip", "log"}
+_KEYS = {"name", "data", "listen", "peers", "cluster_secret_file", "tls", "gossip", "log"}
+_TLS = {"certificate", "key", "ca"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """The files of a node's certificate and key; with `ca`, peers must have a certificate signed by it."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """One node.  `peers` are the addresses (http://host:port) that it calls; the others may call it too."""
+    """One node.  `peers` are the addresses (http://host:port) that it calls; the others may call it too.
+
+    Secrets are named by their files, never held here.
+    """
 
     name: str
     data: Path
@@ -38,6 +51,16 @@ class Config:
     peers: tuple[str, ...]
     timing: Timing
     keep: Keep = DEFAULT_KEEP
+    tls: Certificates | None = None
+    cluster_secret_file: Path | None = None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the node."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -55,20 +78,17 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
             raise ConfigError(f"{file}: unknown setting {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
     settings |= {key: value for key, value in flags.items() if value is not None}
     host, port = _listen(settings.get("listen", f"127.0.0.1:{DEFAULT_PORT}"))
-    if not _is_loopback(host) and settings.get("allow_unauthenticated") is not True:
-        raise ConfigError(
-            f"listening on {host} would let everybody who reaches it read and change all mailboxes: this "
-            "version has no authentication.  Listen on loopback, or, on a network of your own that nobody "
-            "else reaches, say so with allow_unauthenticated = true (--allow-unauthenticated)"
-        )
+    tls = _tls(settings["tls"]) if "tls" in settings else None
     return Config(
         name=_name(settings.get("name", socket.gethostname())),
-        data=Path(_text(settings.get("data", str(default_data())), "data")).expanduser(),
+        data=_file(settings, "data") or default_data(),
         host=host,
         port=port,
-        peers=_peers(settings.get("peers", [])),
+        peers=_peers(settings.get("peers", []), "http" if tls is None else "https"),
         timing=_timing(settings.get("gossip", {})),
         keep=_keep(settings.get("log", {})),
+        tls=tls,
+        cluster_secret_file=_file(settings, "cluster_secret_file"),
     )
 
 
@@ -77,10 +97,10 @@ def default_data() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "crdtmail"
 
 
-def split_address(value: str) -> str:
+def split_address(value: str, scheme: str = "http") -> str:
     """A node's address as it is used: scheme and authority, nothing behind.  Raises ConfigError."""
     try:
-        parts = urlsplit(value if "://" in value else f"http://{value}")
+        parts = urlsplit(value if "://" in value else f"{scheme}://{value}")
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:
         parts, host, port = urlsplit(""), "", None
@@ -92,10 +112,32 @@ def split_address(value: str) -> str:
     return f"{parts.scheme}://{host}:{DEFAULT_PORT if port is None else port}"
 
 
-def _peers(value: object) -> tuple[str, ...]:
+def _peers(value: object, scheme: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(peer, str) for peer in value):
         raise ConfigError("peers must be a list of addresses")
-    return tuple(dict.fromkeys(split_address(peer) for peer in value))
+    found = tuple(dict.fromkeys(split_address(peer, scheme) for peer in value))
+    for peer in found:
+        if scheme == "https" and not peer.startswith("https:"):
+            raise ConfigError(
+                f"the peer {peer} would be called in the clear although there is [tls]: use https"
+            )
+    return found
+
+
+def _tls(value: object) -> Certificates:
+    if not isinstance(value, dict) or not value.keys() <= _TLS:
+        raise ConfigError(f"[tls] knows {', '.join(sorted(_TLS))}, each the path of a file")
+    certificate, key = _file(value, "certificate"), _file(value, "key")
+    if certificate is None or key is None:
+        raise ConfigError("[tls] needs certificate and key, the paths of two files in PEM")
+    return Certificates(certificate, key, _file(value, "ca"))
+
+
+def _file(settings: Mapping[str, Any], key: str) -> Path | None:
+    try:
+        return Path(_text(settings[key], key)).expanduser() if key in settings else None
+    except RuntimeError as error:
+        raise ConfigError(f"{key} = {settings[key]!r}: there is no such user") from error
 
 
 def _listen(value: object) -> tuple[str, int]:
@@ -103,13 +145,6 @@ def _listen(value: object) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host:
         raise ConfigError(f"listen = {value!r}: an address and a port were expected, like 127.0.0.1:7420")
     return host.strip("[]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _name(value: object) -> str:

@@ -62,6 +62,34 @@ class Forbidden(RequestError):
     title = "This is never allowed"
 
 
+class Unauthenticated(RequestError):
+    """Nothing shows who asks; `challenge` says in WWW-Authenticate how it can be shown.
+
+    A greeting is signed, but not for this life of the node: what every peer sends once after a restart.
+    """
+
+    status = 401
+    type = "unauthenticated"
+    title = "It is not shown who asks"
+
+    def __init__(self, message: str, challenge: str, *, is_greeting: bool = False) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+        self.is_greeting = is_greeting
+
+
+class NotPermitted(RequestError):
+    """The token is good, but not for this."""
+
+    status = 403
+    type = "not-permitted"
+    title = "The token does not permit this"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
 class CannotCalculateChanges(RequestError):
     """The state is another replica's or too old (JMAP's cannotCalculateChanges, RFC 8620 section 5.2)."""
 

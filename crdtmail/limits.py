@@ -126,6 +126,74 @@ balancers cut an idle request at about this age."""
 DEFAULT_WAIT_S: Final = 5.0
 """How long a token or an acknowledgement is waited for when the client does not say."""
 
+# Who asks ---------------------------------------------------------------------------------------------
+
+SIGNATURE_LIFE_S: Final = 10.0
+"""How far a signed request's time may be from the receiver's.  The caller knows that time as of the last
+answer, so what differs is one way through the network; a request that took longer is made anew."""
+
+MAX_NONCES: Final = 100_000
+"""Signed requests that are remembered until their time is over (at most twice the life), some 150 bytes each.
+That is 5,000 requests a second, far more than peers that ask one thing at a time can make."""
+
+MIN_SECRET: Final = 32
+"""Characters of the cluster's secret.  Hexadecimal digits would be 128 bits; whoever records one signed
+request can try words from a list on it as fast as they can hash."""
+
+MAX_SECRET_FILE: Final = 64 * KIB
+"""A key or a secret; far larger means that the wrong file was named."""
+
+MAX_ACCESS_TOKENS: Final = 1000
+"""Clients' tokens of one node.  Clients are mail servers and tools, not people."""
+
+MAX_TOKENS_FILE: Final = 1 * MIB
+"""That many tokens with a name and some patterns each; read whole, in the event loop, at SIGHUP."""
+
+MAX_TOKEN_NAME: Final = 64
+"""A token's name, shown in lists."""
+
+MAX_PATTERNS: Final = 16
+"""Account patterns of one token: all are tried on every account that is listed."""
+
+MAX_PATTERN: Final = 255
+"""As long as an account."""
+
+# Connections ------------------------------------------------------------------------------------------
+
+MAX_CONNECTIONS: Final = 4096
+"""Open at once, each with at most one request under way.  One that is idle was measured to take 52 KiB with
+TLS, 8 without: some 210 MB if all are open."""
+
+BACKLOG: Final = 512
+"""Connections that the kernel keeps for us while we are busy for a moment."""
+
+ACCEPT_PAUSE_S: Final = 0.5
+"""The pause when no connection can be taken because file descriptors have run out: long enough to cost
+nothing, short enough to be back at once when some are free again."""
+
+HANDSHAKE_S: Final = 10.0
+"""For a TLS handshake: two round trips and a signature."""
+
+MAX_IDLE_S: Final = 60.0
+"""A connection that has brought no whole request head for so long is closed, at its start and between
+requests.  So a head that drips in holds one connection for a minute, not for ever."""
+
+SILENCE_S: Final = 10.0
+"""What a body or an answer may take on the way beside the time that its size gives it."""
+
+MIN_RATE: Final = 64 * KIB
+"""Bytes a second that a body or an answer must make: a batch in 26 s at half a megabit.  Who is slower holds
+memory for too long."""
+
+MAX_BODIES: Final = 128 * MIB
+"""Bodies and answers in memory at once, of all requests: three of the largest, or a hundred batches."""
+
+MAX_GOSSIP_REQUESTS: Final = 64
+"""Requests of peers under way.  A cluster has a few nodes, each of which asks one thing at a time."""
+
+MAX_REQUESTS_PER_PEER: Final = 4
+"""One, and some that the peer has given up already while they still wait for the writer."""
+
 # Queues -----------------------------------------------------------------------------------------------
 
 MAX_WRITES_WAITING: Final = 4096

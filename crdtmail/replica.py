@@ -177,10 +177,10 @@ class Replica:
         head = tables.head()
         if head.clock.covers(delta.dot):
             return Outcome.KNOWN
-        if self.is_filling:
-            return Outcome.GAP
         if delta.replica == self.id:
             raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
+        if self.is_filling:
+            return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
         self._touched.add(delta.account)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from crdtmail.client import Client, Unreachable
+from crdtmail.client import Client, Credentials, Unreachable
 
 
 @dataclass(slots=True)
@@ -46,13 +46,13 @@ class Verdict:
         return not self.unreachable and not self.differences and not self.damaged
 
 
-def verify(addresses: Sequence[str], *, timeout_s: float) -> Verdict:
+def verify(addresses: Sequence[str], credentials: Credentials | None = None, *, timeout_s: float) -> Verdict:
     """Ask every node, and compare account by account, mailbox by mailbox."""
     verdict = Verdict([])
     with ExitStack() as stack:
         clients = []
         for address in addresses:
-            client = Client(address, timeout_s=timeout_s)
+            client = Client(address, credentials, timeout_s=timeout_s)
             stack.callback(client.close)
             try:
                 verdict.nodes.append(client.status() | {"address": address})

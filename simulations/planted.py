@@ -225,16 +225,6 @@ def _snapshot_merged_in_part() -> Replacements:
     yield Tables, "staged", lambda self: iter(list(staged(self))[:1])
 
 
-def _deltas_applied_while_comparing() -> Replacements:
-    receive = Replica.receive
-
-    def receive_anyway(self: Replica, txn: Any, delta: Delta, data: bytes) -> Outcome:
-        self.is_filling = False
-        return receive(self, txn, delta, data)
-
-    yield Replica, "receive", receive_anyway
-
-
 def _merge_keeps_what_they_removed() -> Replacements:
     merged = Message.merged
     yield Message, "merged", lambda self, there, ours, theirs: merged(self, there, ours, Clock())
@@ -294,7 +284,6 @@ PLANTED: dict[str, Callable[[], Replacements]] = {
         _commit_before_the_clock,
         _mailbox_ids_do_not_merge,
         _snapshot_merged_in_part,
-        _deltas_applied_while_comparing,
         _merge_keeps_what_they_removed,
         _merge_brings_back_what_we_removed,
         _floor_not_raised,

@@ -26,7 +26,7 @@ from simulations.actions import Deliver, Event
 from simulations.checks import Checks
 from simulations.clients import Client
 from simulations.config import Config, links
-from simulations.faults import weather
+from simulations.faults import ShortLog, weather
 from simulations.incidents import apply
 from simulations.machine import Machine
 from simulations.network import Network, Request
@@ -307,6 +307,8 @@ class World:
         """How long a change may take to the furthest node when nothing is wrong."""
         config = self.config
         if config.topology == "one way":  # who is not called asks, once an interval
+            return CALM_LIMIT_S
+        if ShortLog.name in config.faults:  # it may come with a snapshot
             return CALM_LIMIT_S
         hops = {"mesh": 1, "star": 2}.get(config.topology, len(self.members))
         slowest = 20 * (config.latency_s[1] + config.fsync_s[1])

@@ -257,8 +257,8 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def test_every_setting_and_every_flag_of_a_node_is_documented() -> None:
-    settings = {name for name in config._KEYS if name != "gossip"}
-    settings |= {f"gossip.{name}" for name in config._TIMING}
+    settings = config._KEYS - {"gossip", "tls"}
+    settings |= {f"gossip.{name}" for name in config._TIMING} | {f"tls.{name}" for name in config._TLS}
     assert set(first_cells(section("operating.md", "### Settings"))) == settings
     flags = {flag for action in subcommands(cli._parser())["node"]._actions for flag in action.option_strings}
     stated = set(re.findall(r"`(--[a-z-]+)", section("operating.md", "## Configuration")))

@@ -123,6 +123,10 @@ class Gossip:
     def position(self) -> Position:
         return Position(self.replica.id, self.name, self.head.clock, self.head.digest, self.retired)
 
+    def change_peers(self, addresses: Iterable[str]) -> None:
+        """Call these from now on.  No conversation with another one may be under way."""
+        self.peers.change(addresses, self._now())
+
     # What we ask ----------------------------------------------------------------------------------------
 
     def converse(self, address: str) -> Steps[None] | None:

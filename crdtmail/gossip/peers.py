@@ -32,13 +32,24 @@ class Peers:
         chance: random.Random,
         now: float,
     ) -> None:
-        found = list(addresses)
         self._replica = replica
         self._name = name
-        self.sessions = {
-            address: Session(replica, timing, chance, peers=len(found), now=now) for address in found
-        }
+        self._timing = timing
+        self._chance = chance
+        self.sessions: dict[str, Session] = {}
         self.heard: dict[ReplicaId, Heard] = {}
+        self.change(addresses, now)
+
+    def change(self, addresses: Iterable[str], now: float) -> None:
+        """Call these from now on, and no others; with those that stay all goes on as it was."""
+        wanted = list(addresses)
+        self.sessions = {
+            address: self.sessions.get(address)
+            or Session(self._replica, self._timing, self._chance, peers=len(wanted), now=now)
+            for address in wanted
+        }
+        for session in self.sessions.values():
+            session.share_with(len(wanted))
 
     def be(self, replica: ReplicaId) -> None:
         """This node has another id now."""

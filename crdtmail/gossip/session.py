@@ -61,7 +61,7 @@ class Session:
         self._replica = replica
         self._timing = timing
         self._chance = chance
-        self._interval_s = timing.interval_s * max(1, peers)
+        self.share_with(peers)
         self._busy: Action | None = None
         self._next_exchange_at = now
         self._retry_at = now
@@ -79,6 +79,10 @@ class Session:
     def be(self, replica: ReplicaId) -> None:
         """This node has another id now."""
         self._replica = replica
+
+    def share_with(self, peers: int) -> None:
+        """So many peers share the exchanges now."""
+        self._interval_s = self._timing.interval_s * max(1, peers)
 
     # What do I send now? --------------------------------------------------------------------------------
 

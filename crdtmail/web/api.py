@@ -37,6 +37,7 @@ from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
+from crdtmail.web.guard import BEARER, Guard
 from crdtmail.web.requests import (
     as_object,
     boolean,
@@ -58,6 +59,7 @@ from crdtmail.web.status import node_status
 
 T = TypeVar("T")
 TOKEN = "Crdtmail-Token"
+GUARD = web.AppKey("GUARD", Guard)
 _BY_NAME = "name:"
 _ROLE = 64  # the longest role that RFC 8621 and the IANA registry know is far shorter
 
@@ -110,7 +112,7 @@ class _Api:
     # The node -------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return _json(await node_status(self._node))
+        return _json(await node_status(self._node, request.app[GUARD]))
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
@@ -123,13 +125,15 @@ class _Api:
         return _json({"retired": [f"{replica:016x}" for replica in found]})
 
     async def accounts(self, request: web.Request) -> web.Response:
-        """Accounts in order, each with the digest of all that is in it."""
+        """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""
+        token = request.get(BEARER)
         after = request.query.get("after", "")
         limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
 
         def query(tables: Tables) -> dict[str, Any]:
             head = tables.head()
-            names = list(islice(tables.accounts(after), limit + 1))
+            seen = (name for name in tables.accounts(after) if token is None or token.sees(name))
+            names = list(islice(seen, limit + 1))
             found = []
             for account in names[:limit]:
                 directory, mailboxes = views.digests(tables, account)

@@ -15,10 +15,14 @@ from crdtmail.node import Node
 CBOR = "application/cbor"
 SENDER = "Crdtmail-Replica"
 """The header of a request or an answer that names its sender: 16 hexadecimal digits."""
+TIME, NONCE, DIGEST, SIGNATURE = "Crdtmail-Time", "Crdtmail-Nonce", "Content-Digest", "Crdtmail-Signature"
+"""The headers of what is signed with the cluster's secret; `security.signing` says with what in them."""
+PREFIX = "/gossip/"
+"""All below it is for peers."""
 
 
 def path(kind: Kind) -> str:
-    return f"/gossip/v1/{kind.value}"
+    return f"{PREFIX}v1/{kind.value}"
 
 
 def routes(node: Node) -> list[web.RouteDef]:

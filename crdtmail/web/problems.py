@@ -9,12 +9,20 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from crdtmail.errors import NotYet, Overloaded, PeerError, RequestError, StoreError
+from crdtmail.errors import (
+    NotPermitted,
+    NotYet,
+    Overloaded,
+    PeerError,
+    RequestError,
+    StoreError,
+    Unauthenticated,
+)
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
-_TYPES = {404: "not-found", 405: "method-not-allowed", 413: "request-entity-too-large"}
+_TYPES = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "request-entity-too-large"}
 """HTTP's own errors.  Not made from their reasons, which have changed between versions of Python."""
 
 
@@ -24,7 +32,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except RequestError as error:
-        return problem(error.status, error.type, error.title, str(error), retry=_retryable(error))
+        answer = problem(error.status, error.type, error.title, str(error), retry=_retryable(error))
+        if isinstance(error, Unauthenticated | NotPermitted):
+            answer.headers["WWW-Authenticate"] = error.challenge
+        return answer
     except PeerError as error:
         return problem(400, "peer-error", "The gossip message is refused", str(error))
     except web.HTTPException as error:

@@ -14,9 +14,10 @@ from crdtmail.store.interface import Table
 from crdtmail.store.tables import Tables
 from crdtmail.views import first_missing
 from crdtmail.web import documents
+from crdtmail.web.guard import Guard
 
 
-async def node_status(node: Node) -> dict[str, Any]:
+async def node_status(node: Node, guard: Guard) -> dict[str, Any]:
     """The node's identity, clock, digest and log, and how far each peer is behind it."""
     known = {
         address: session.known for address, session in node.gossip.peers.sessions.items() if session.peer
@@ -74,6 +75,7 @@ async def node_status(node: Node) -> dict[str, Any]:
         "filling": _filling(node),
         "lastFilling": _last_filling(node),
         "snapshotsServed": len(node.gossip.snapshots),
+        "unauthenticated": {"requests": guard.refused, "last": guard.last_refusal},
         "peers": peers,
     }
 

@@ -1,0 +1,1 @@
+"""Commands of the command line that bring their own options; `cli` adds them to the others."""

@@ -1,0 +1,324 @@
+"""Who connects too often, too slowly or asks for too much costs the node little, and others nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from crdtmail.client import Client
+from crdtmail.crdt.message import MessageId
+from crdtmail.limits import MAX_BODIES, MAX_GOSSIP_BODY, MIB
+from crdtmail.node import Node
+from crdtmail.replica import IncomingMessage, Replica
+from crdtmail.store.interface import Transaction
+from crdtmail.web import guard, listener, server
+from crdtmail.web.gossip_server import SENDER
+from tests.nodes import NodeProcess, node_process, run, until
+from tests.secured import (
+    EXCHANGE,
+    POSITION,
+    certified,
+    secret_file,
+    serving,
+    token,
+)
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def connected(port: int, sent: bytes = b"") -> AsyncIterator[Connection]:
+    """A bare connection on which this was sent, and nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+async def ends(reader: asyncio.StreamReader) -> bytes:
+    """What came before the node hung up."""
+    received = b""
+    async with asyncio.timeout(30):
+        try:
+            while data := await reader.read(1 << 16):
+                received += data
+        except ConnectionError:
+            return received
+    return received
+
+
+def head(size: int, sender: int = 1, path: str = EXCHANGE) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", f"{SENDER}: {sender:016x}"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def status(http: aiohttp.ClientSession, port: int) -> int:
+    async with http.get(f"http://127.0.0.1:{port}/v1/status") as response:
+        return response.status
+
+
+# Slow clients ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /v1/status HTTP/1.1\r\nHost: x\r\nDrip: "], ids=["nothing", "half"]
+)
+def test_a_request_head_that_does_not_come_to_its_end_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(server, "MAX_IDLE_S", 0.2)
+        async with serving(tmp_path / "mx1") as (service, _), connected(service.port, sent) as (reader, _):
+            assert await ends(reader) == b""
+
+    run(story())
+
+
+def test_a_body_that_drips_in_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(guard, "SILENCE_S", 0.2)
+        async with serving(tmp_path / "mx1") as (service, _):
+            async with connected(service.port, head(100) + b"half") as (reader, _):
+                answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 408")
+
+    run(story())
+
+
+def test_who_does_not_read_the_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, _):
+            await fill(service.node, 50_000)  # more than the kernel takes off our hands
+            monkeypatch.setattr(guard, "SILENCE_S", 0.5)
+            monkeypatch.setattr(guard, "MIN_RATE", 1e12)
+            asked = b"GET /v1/accounts/alice/mailboxes/name:INBOX?limit=50000 HTTP/1.1\r\nHost: x\r\n\r\n"
+            async with connected(service.port, asked) as (reader, _):
+                load = service._guard._load
+                await until(lambda: load._bytes > MIB, "the answer is under way")
+                await until(lambda: load._bytes == 0, "the node gave it up")
+                head, _, body = (await ends(reader)).partition(b"\r\n\r\n")
+                said = re.search(rb"Content-Length: (\d+)", head)
+                assert said is not None
+                assert len(body) < int(said[1])
+
+    run(story())
+
+
+def test_a_handshake_that_does_not_come_to_its_end_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(listener, "HANDSHAKE_S", 0.2)
+        async with (
+            serving(tmp_path / "mx1", tls=certified(tmp_path / "ca", "mx1")) as (service, _),
+            connected(service.port, b"\x16\x03\x01") as (reader, _),
+        ):
+            assert await ends(reader) == b""
+
+    run(story())
+
+
+# Many clients ---------------------------------------------------------------------------------------------
+
+
+def test_connections_beyond_the_most_are_refused_until_some_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
+        async with serving(tmp_path / "mx1") as (service, http):
+            server = service._listener._server
+            async with connected(service.port), connected(service.port):
+                await until(lambda: len(server.connections) == 2, "two are open")
+                for _ in range(3):
+                    async with connected(service.port) as (reader, _):
+                        assert await ends(reader) == b""
+            await until(lambda: not server.connections, "both have ended")
+            assert await status(http, service.port) == 200
+            assert caplog.text.count("connections are refused") == 1
+
+    run(story())
+
+
+def test_running_out_of_file_descriptors_does_not_end_the_node(tmp_path: Path) -> None:
+    async def story(node: NodeProcess) -> None:
+        client = node.client()
+        await asyncio.to_thread(client.status)
+        few = len(os.listdir(f"/proc/{node.process.pid}/fd")) + 3
+        limits = resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (few, limits[1]))
+        opened = [await asyncio.open_connection("127.0.0.1", node.port) for _ in range(10)]
+        log = (tmp_path / "mx1").with_suffix(".log")
+        await until(lambda: "connections wait" in log.read_text(), "it has noticed")
+        assert (await asyncio.to_thread(client.status))["name"]
+        for _, writer in opened:
+            writer.transport.abort()
+        later = Client(node.address)
+        node.clients.append(later)
+        assert (await asyncio.to_thread(later.status))["name"]
+        assert log.read_text().count("connections wait") <= 10
+        assert "Traceback" not in log.read_text()
+
+    with node_process(tmp_path / "mx1") as node:
+        run(story(node))
+
+
+def test_a_peer_has_few_requests_under_way_and_others_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(guard, "MAX_REQUESTS_PER_PEER", 2)
+        monkeypatch.setattr(guard, "MAX_GOSSIP_REQUESTS", 3)
+        async with serving(tmp_path / "mx1") as (service, http):
+            load = service._guard._load
+            begun = head(len(POSITION)) + POSITION[:-1]
+            async with connected(service.port, begun) as first, connected(service.port, begun) as second:
+                await until(lambda: load._gossip.total() == 2, "two are under way")
+                assert await exchange(http, service.port, sender=1) == 503
+                assert await exchange(http, service.port, sender=2) == 200
+                async with connected(service.port, head(100, sender=2)):
+                    await until(lambda: load._gossip.total() == 3, "three are under way")
+                    assert await exchange(http, service.port, sender=3) == 503
+                    assert await status(http, service.port) == 200
+                for reader, writer in (first, second):
+                    writer.write(POSITION[-1:])
+                    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+            await until(lambda: not load._gossip, "nobody is remembered for whom nothing is under way")
+            assert await exchange(http, service.port, sender=1) == 200
+
+    run(story())
+
+
+# Much memory ----------------------------------------------------------------------------------------------
+
+
+def test_bodies_of_peers_that_send_as_fast_as_they_can_take_bounded_memory(tmp_path: Path) -> None:
+    """Sixteen at once, each with nearly the largest body and never its end: of 530 MiB, 128 are let in."""
+
+    async def story(node: NodeProcess) -> None:
+        before = resident(node)
+        answers: list[bytes] = []
+
+        async def flood(sender: int) -> None:
+            async with connected(node.port, head(MAX_GOSSIP_BODY, sender)) as (reader, writer):
+                sending = asyncio.create_task(send(writer, MAX_GOSSIP_BODY - 1))
+                answered = asyncio.create_task(reader.readuntil(b"\r\n"))
+                done, _ = await asyncio.wait({sending, answered}, return_when=asyncio.FIRST_COMPLETED)
+                if answered in done:
+                    answers.append(answered.result())
+                    sending.cancel()
+                await finished.wait()
+                answered.cancel()
+                await asyncio.gather(sending, answered, return_exceptions=True)
+
+        finished = asyncio.Event()
+        most = MAX_BODIES // MAX_GOSSIP_BODY
+        floods = [asyncio.create_task(flood(sender)) for sender in range(16)]
+        await until(lambda: len(answers) == 16 - most, "all but those that fit are refused")
+        finished.set()
+        await asyncio.gather(*floods)
+        assert set(answers) == {b"HTTP/1.1 503 Service Unavailable\r\n"}
+        assert resident(node) - before < 2 * MAX_BODIES  # a body is in pieces and then in one
+
+    with node_process(tmp_path / "mx1") as node:
+        run(story(node))
+
+
+def test_bodies_that_do_not_tell_their_size_do_not_keep_others_out_once_they_are_there(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http):
+            box = f"http://127.0.0.1:{service.port}/v1/accounts/alice/mailboxes"
+
+            async def chunks(name: str) -> AsyncIterator[bytes]:
+                yield json.dumps({"name": name}).encode()
+
+            async def create(name: str) -> int:
+                url = f"{box}?ack=1&ackWait=1"  # so it lasts
+                async with http.post(url, data=chunks(name)) as response:
+                    return response.status
+
+            assert set(await asyncio.gather(*(create(f"Work {n}") for n in range(16)))) == {201}
+
+    run(story())
+
+
+def test_a_body_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            serving(tmp_path / "mx1") as (service, _),
+            connected(service.port, head(MAX_GOSSIP_BODY + 1)) as (reader, _),
+        ):
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413")
+
+    run(story())
+
+
+def test_a_small_body_is_never_unpacked_into_a_large_one(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http):
+            headers = {"Content-Encoding": "gzip", SENDER: "1" * 16}
+            url = f"http://127.0.0.1:{service.port}{EXCHANGE}"
+            async with http.post(url, data=POSITION, headers=headers) as response:
+                assert response.status == 200, "it is taken as it came"
+
+    run(story())
+
+
+def test_who_does_not_show_who_they_are_is_refused_before_the_body(tmp_path: Path) -> None:
+    async def story() -> None:
+        data = tmp_path / "mx1"
+        token(data, "read")
+        async with serving(data, cluster_secret_file=secret_file(tmp_path)) as (service, _):
+            for path in (EXCHANGE, "/v1/accounts/alice/mailboxes"):
+                async with connected(service.port, head(MAX_GOSSIP_BODY, path=path)) as (reader, _):
+                    assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
+
+    run(story())
+
+
+# ----------------------------------------------------------------------------------------------------------
+
+
+async def exchange(http: aiohttp.ClientSession, port: int, sender: int) -> int:
+    headers = {SENDER: f"{sender:016x}"}
+    async with http.post(f"http://127.0.0.1:{port}{EXCHANGE}", data=POSITION, headers=headers) as response:
+        return response.status
+
+
+async def send(writer: asyncio.StreamWriter, size: int) -> None:
+    block = bytes(1 << 16)
+    try:
+        for at in range(0, size, len(block)):
+            writer.write(block[: size - at])
+            await writer.drain()
+    except ConnectionError:
+        return
+
+
+def resident(node: NodeProcess) -> int:
+    """The most memory that the node has had, in bytes."""
+    lines: Iterator[str] = iter(Path(f"/proc/{node.process.pid}/status").read_text().splitlines())
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+async def fill(node: Node, messages: int) -> None:
+    incoming = [IncomingMessage(MessageId(f"{n:0250}"), 1, 0, frozenset()) for n in range(messages)]
+
+    def add(replica: Replica, txn: Transaction) -> None:
+        replica.add(txn, "alice", replica.create_mailbox(txn, "alice", "INBOX"), incoming)
+
+    await node.write(add)
