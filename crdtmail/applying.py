@@ -128,11 +128,12 @@ class _Application:
                     if self._delta.replica != self._replica:
                         self._rehome(move, new.id, before.message)
                 there = target.get(new.id)
-                target.replace(new.id, there, _message(there).with_instance(self._delta.dot, new))
+                moved = _message(there).with_instance(self._delta.dot, new, is_moved=True)
+                target.replace(new.id, there, moved)
 
     def _rehome(self, move: Move, id: MessageId, left: Message) -> None:
         """Find the keywords that this replica added to what the move took away, and that it had not seen."""
-        unseen = unseen_keywords(left, self._replica, move.context)
+        unseen = unseen_keywords(left, move.context, of=self._replica)
         if unseen:
             self.rehomings.append(rehoming(move.target, id, unseen))
 
@@ -290,14 +291,15 @@ class Editor:
         record.uid_next = max(record.uid_next, uid + 1)
 
 
-def unseen_keywords(left: Message, replica: ReplicaId, seen: Clock) -> set[str]:
-    """The keywords that `replica` added to those instances that `seen` covers, and that it has not seen."""
+def unseen_keywords(left: Message, seen: Clock, of: ReplicaId | None = None) -> set[str]:
+    """The keywords on those instances that `seen` covers that it does not cover itself, all or `of` one
+    replica."""
     return {
         keyword
         for instance in left.instances
         if seen.covers(instance.dot)
         for keyword, dots in instance.keywords.items()
-        if any(dot[0] == replica and not seen.covers(dot) for dot in dots)
+        if any(of in (None, dot[0]) and not seen.covers(dot) for dot in dots)
     }
 
 

@@ -38,11 +38,13 @@ class Merged(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """A message that others took out of its mailbox without having seen these keywords of ours."""
+    """A message that was taken out of its mailbox by somebody who had not seen these keywords."""
 
     account: Account
     id: MessageId
     keywords: set[str]
+    seen: Clock
+    """What those had seen who added them."""
 
 
 def merge(
@@ -104,10 +106,7 @@ class _Merging:
                 had = EMPTY if before is None else before.message
                 after = had.merged(there.get(id, EMPTY), self._ours, self._theirs)
                 editor.replace(id, before, after)
-                if unseen := unseen_keywords(had, self._replica, self._theirs):
-                    lost = unseen - {k for i in after.instances for k in i.keywords}
-                    if lost:
-                        self._left.append(_Left(account, id, lost))
+                self._note_lost(account, id, had, there.get(id, EMPTY), after)
 
     def directory(self, account: Account, clock: Clock, document: bytes) -> None:
         tables = self._tables
@@ -120,14 +119,35 @@ class _Merging:
         self._head.digest ^= before.digest ^ digest
 
     def followed(self) -> Iterator[tuple[Account, Dot, Rehoming]]:
-        """Where messages that left with keywords of ours unseen have newly turned up."""
-        for account, id, keywords in self._left:
+        """Where messages that left with keywords unseen are now, in what these had not seen either."""
+        for account, id, keywords, seen in self._left:
             for mailbox, box in self._tables.mailboxes(account):
                 uid = self._tables.uid(box.number, id)
                 stored = None if uid is None else self._tables.message(box.number, uid, id)
                 for instance in () if stored is None else stored.message.instances:
-                    if not self._ours.covers(instance.dot):
+                    if instance.is_moved and not seen.covers(instance.dot):
                         yield account, Dot(*instance.dot), rehoming(mailbox, id, keywords)
+
+    def _note_lost(
+        self,
+        account: Account,
+        id: MessageId,
+        had: Message,
+        there: Message,
+        after: Message,
+    ) -> None:
+        """Take note of keywords that went with an instance which one side removed without having seen them.
+
+        Of anybody, not only our own: who added them will be told that we have seen them, and cannot know any
+        more that the removal had not.  If it does put them after the message, too, that changes nothing.
+        """
+        ours = unseen_keywords(had, self._theirs)
+        theirs = unseen_keywords(there, self._ours)
+        kept = {keyword for instance in after.instances for keyword in instance.keywords}
+        if lost := ours - kept:
+            self._left.append(_Left(account, id, lost, self._ours))
+        if lost := theirs - kept:
+            self._left.append(_Left(account, id, lost, self._theirs))
 
     def _is_all_news(self, staged: Staged) -> bool:
         """Whether nothing that is staged is covered by our clock."""

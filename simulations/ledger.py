@@ -147,6 +147,8 @@ class Ledger:
                     for message in it.history.would_follow(f"{replica:x}", seen, change):
                         it.uncertain |= {(box, message) for box in it.identities.values()}
                 seen |= 1 << change
+        for account, mailbox, id in note.followed:
+            self._accounts[account].uncertain.add((self.identity(account, mailbox), id))
 
     def _command(self, replica: ReplicaId, note: Commanded) -> None:
         it, did = self._accounts[note.account], note.did

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from crdtmail.applying import Rehoming
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.delta import Account, Delta, Operation
+from crdtmail.crdt.delta import Account, Delta, MailboxId, Operation
+from crdtmail.crdt.message import MessageId
 from crdtmail.errors import CrdtmailError
 from crdtmail.replica import Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
@@ -35,10 +37,11 @@ class Received(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A snapshot was merged: the clock before, and after it."""
+    """A snapshot was merged: the clock before, and after it; the messages that keywords were put after."""
 
     seen: Clock
     now: Clock
+    followed: tuple[tuple[Account, MailboxId, MessageId], ...]
 
 
 class Registered(NamedTuple):
@@ -83,6 +86,7 @@ class WatchedReplica(Replica):
     ) -> None:
         super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
+        self._followed: list[tuple[Account, MailboxId, MessageId]] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
@@ -98,10 +102,15 @@ class WatchedReplica(Replica):
 
     def merge(self, txn: Transaction, comparison: int, theirs: Clock, *, is_repair: bool) -> bool:
         before, place = Tables(txn).head().clock, len(self.notes)
+        self._followed.clear()
         merged = super().merge(txn, comparison, theirs, is_repair=is_repair)
         if merged:
-            self.notes.insert(place, Filled(before, before.join(theirs)))
+            self.notes.insert(place, Filled(before, before.join(theirs), tuple(self._followed)))
         return merged
+
+    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
+        super()._rehome(tables, account, move, rehomings)
+        self._followed += [(account, each.mailbox, each.id) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)

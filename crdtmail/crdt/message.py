@@ -41,6 +41,8 @@ class Instance(NamedTuple):
     size: int
     received_at: int
     keywords: Mapping[str, Dots]
+    is_moved: bool = False
+    """Whether a move made it: keywords that the move had not seen follow it."""
 
 
 class NewMessage(NamedTuple):
@@ -94,11 +96,12 @@ class Message(NamedTuple):
             for keyword in keywords:
                 yield from instance.keywords.get(keyword, ())
 
-    def with_instance(self, dot: Dot, new: NewMessage) -> Message:
+    def with_instance(self, dot: Dot, new: NewMessage, *, is_moved: bool = False) -> Message:
         """Add an instance.  A dot names one addition only: a second one under it changes nothing."""
         if any(instance.dot == dot for instance in self.instances):
             return self
-        added = Instance(dot, new.uid, new.size, new.received_at, dict.fromkeys(new.keywords, (dot,)))
+        keywords = dict.fromkeys(new.keywords, (dot,))
+        added = Instance(dot, new.uid, new.size, new.received_at, keywords, is_moved)
         return Message(tuple(sorted((*self.instances, added), key=_by_dot)))
 
     def with_keywords(self, dot: Dot, add: Iterable[str], remove: Iterable[str], context: Clock) -> Message:

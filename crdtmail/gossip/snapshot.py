@@ -39,6 +39,7 @@ class _Strict(NamedTuple):
     size: Annotated[int, Meta(ge=0, le=MAX_SIZE)]
     received_at: Annotated[int, Meta(ge=0, le=MAX_TIME)]
     keywords: dict[str, tuple[_Dot, ...]]
+    is_moved: bool
 
 
 _STRICT = msgspec.msgpack.Decoder(tuple[_Strict, ...]).decode

@@ -1,0 +1,103 @@
+"""One replica in memory takes over another one's snapshot, over the real questions and answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from crdtmail.crdt.clock import ReplicaId
+from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
+from crdtmail.gossip.filling import Filling, fill
+from crdtmail.gossip.serving import Snapshots
+from crdtmail.gossip.snapshot import decode_request
+from crdtmail.replica import Replica
+from crdtmail.store.interface import Store
+from crdtmail.store.tables import Tables
+
+Meanwhile = Callable[[int], None]
+"""What happens before the nth question is asked."""
+
+
+class Kept:
+    """A snapshot that is held for a peer."""
+
+    def __init__(self, store: Store) -> None:
+        self._closing = store.snapshot()
+        self.tables = Tables(self._closing.__enter__())
+
+    def release(self) -> None:
+        self._closing.__exit__(None, None, None)
+
+
+class Source:
+    """A replica that is asked about its snapshots."""
+
+    def __init__(self, store: Store, replica: Replica) -> None:
+        self.store = store
+        self.replica = replica
+        self.now = 0.0
+        self.snapshots = Snapshots(random.Random(1), lambda: self.now)
+
+    def answer(self, peer: ReplicaId, question: bytes) -> bytes:
+        request = decode_request(question)
+        found: bytes = perform(self.snapshots.answer(peer, "source", self.replica.id, request), self.store)
+        return found
+
+
+def take_over(
+    store: Store,
+    replica: Replica,
+    source: Source,
+    *,
+    meanwhile: Meanwhile = lambda _: None,
+    is_repair: bool = False,
+) -> Filling:
+    """Fill `replica` from `source`; what came of it.  Raises PeerError as `fill` does."""
+    filling = Filling("source", 0.0)
+    asked = 0
+
+    def ask(call: Call) -> Reply:
+        nonlocal asked
+        asked += 1
+        meanwhile(asked)
+        return Reply(200, source.replica.id, source.answer(replica.id, call.body))
+
+    try:
+        perform(fill(replica, "source", filling, is_repair=is_repair), store, ask)
+    finally:
+        replica.is_filling = False
+    return filling
+
+
+def perform(steps: Steps[Any], store: Store, ask: Callable[[Call], Reply] | None = None) -> Any:
+    """Perform the steps on a store, at once."""
+    value: Any = None
+    error: Exception | None = None
+    while True:
+        try:
+            effect = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return end.value
+        value, error = None, None
+        try:
+            match effect:
+                case Persist(work):
+                    value = store.transact(work)
+                case Read(query):
+                    with store.snapshot() as snapshot:
+                        value = query(Tables(snapshot))
+                case Hold():
+                    value = Kept(store)
+                case ReadHeld(held, query):
+                    assert isinstance(held, Kept)
+                    value = query(held.tables)
+                case Compute(work):
+                    value = work()
+                case Call():
+                    assert ask is not None
+                    value = ask(effect)
+                case _:
+                    raise AssertionError(effect)
+        except Exception as raised:
+            error = raised

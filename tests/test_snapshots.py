@@ -1,0 +1,532 @@
+"""A replica takes over another one's state by comparing digests, and ends as if it had had every delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from crdtmail import views
+from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.message import EMPTY, Instance, Message
+from crdtmail.crdt.uid import Uid
+from crdtmail.errors import Overloaded, PeerError
+from crdtmail.gossip.snapshot import (
+    AskAccounts,
+    Begin,
+    End,
+    Messages,
+    decode_begun,
+    decode_messages,
+    decode_request,
+    encode_request,
+)
+from crdtmail.limits import MAX_SNAPSHOTS, SNAPSHOT_IDLE_S, SNAPSHOT_S
+from crdtmail.replica import KEEP_ALL, Keep, Outcome
+from crdtmail.store.interface import Store, Table
+from crdtmail.store.memory_store import MemoryStore
+from crdtmail.store.tables import Tables, encode_instances
+from simulations.commands import Move
+from simulations.permitted import agrees
+from simulations.recount import recount
+from tests.filling import Source, take_over
+from tests.masters import ACCOUNT, Master, exchange, ids, mail, pair
+from tests.programs import Deliver, Do, Program, programs
+from tests.real_world import RealWorld
+from tests.reference_world import Reference
+from tests.semantics_rows import Row, problems, read_rows
+from tests.worlds import World, settle
+
+
+def source_of(master: Master) -> Source:
+    return Source(master.store, master.replica)
+
+
+def fill(target: Master, source: Master, **options: object) -> int:
+    """Fill one master from another; how many messages were sent."""
+    return take_over(target.store, target.replica, source_of(source), **options).staged  # type: ignore[arg-type]
+
+
+def same(one: Master, two: Master) -> bool:
+    return (one.clock, one.digest) == (two.clock, two.digest)
+
+
+def many(count: int) -> list[str]:
+    return [f"m{n}" for n in range(count)]
+
+
+# As if every delta had come -----------------------------------------------------------------------------
+
+
+class SnapshotWorld(RealWorld):
+    """Replicas that hear of each other by snapshot alone."""
+
+    def deliver(self, source: str, target: str, at_most: int | None = None) -> None:
+        store, replica = self.replica(target)
+        take_over(store, replica, Source(*self.replica(source)))
+
+
+@pytest.mark.parametrize("row", read_rows(), ids=lambda row: f"line {row.line}")
+def test_through_a_snapshot_the_replicas_do_what_the_row_says(row: Row) -> None:
+    found = problems(row, lambda: SnapshotWorld(MemoryStore))
+    assert not found, "\n".join([row.text, *found])
+
+
+def run_whole(program: Program, *worlds: World) -> None:
+    """With every delivery whole: a snapshot has no first few changes."""
+    for step in program.steps:
+        for world in worlds:
+            (replace(step, at_most=None) if isinstance(step, Deliver) else step).run(world)
+    for world in worlds:
+        settle(world, program.replicas)
+
+
+def moves(program: Program) -> bool:
+    return any(isinstance(step, Do) and isinstance(step.command, Move) for step in program.steps)
+
+
+@given(programs())
+def test_random_programs_through_snapshots_end_as_the_reference_says(program: Program) -> None:
+    assume(not moves(program))
+    reference, world = Reference(), SnapshotWorld(MemoryStore)
+    run_whole(program, reference, world)
+    for replica in program.replicas:
+        agreement = agrees(reference.permitted(replica), world.view(replica))
+        assert agreement, f"{replica} at last: {agreement}"
+    assert len({world.digest(replica) for replica in program.replicas}) == 1
+
+
+@given(programs())
+def test_random_programs_with_moves_end_with_the_same_messages_through_snapshots(program: Program) -> None:
+    """Which flags follow a message depends on who has seen what, and a snapshot shows less of that."""
+    by_delta, by_snapshot = RealWorld(MemoryStore), SnapshotWorld(MemoryStore)
+    run_whole(program, by_delta, by_snapshot)
+    for replica in program.replicas:
+        wanted, found = by_delta.view(replica), by_snapshot.view(replica)
+        assert {(box, id) for box, shown in found.items() for id in shown.messages} == {
+            (box, id) for box, shown in wanted.items() for id in shown.messages
+        }
+        with by_snapshot.replica(replica)[0].snapshot() as snapshot:
+            recount(Tables(snapshot))
+    assert len({by_snapshot.digest(replica) for replica in program.replicas}) == 1
+
+
+def test_a_new_replica_takes_over_everything() -> None:
+    one, two = Master(1), Master(2)
+    box = one.create()
+    one.add(box, *many(1000), keywords=["$seen"])
+    one.mark(box, ids("m5"), add=["$flagged"])
+    assert fill(two, one) == 1000
+    assert same(one, two)
+    assert two.keywords(box) == one.keywords(box)
+    two.recount()
+
+
+def test_only_the_block_that_differs_is_sent() -> None:
+    one, two, box = pair()
+    one.add(box, *many(1000))
+    two.hear(one)
+    one.mark(box, ids("m700"), add=["$flagged"])
+    assert 1 <= fill(two, one) <= 128
+    assert same(one, two)
+
+
+def test_a_message_that_was_expunged_there_goes_here() -> None:
+    one, two, box = pair()
+    one.add(box, "a", "b")
+    two.hear(one)
+    one.expunge(box, ids("a"))
+    fill(two, one)
+    assert [message.id for message in two.read(box)] == ["b"]
+    two.recount()
+
+
+def test_a_message_that_was_expunged_here_does_not_come_back() -> None:
+    one, two, box = pair()
+    one.add(box, "a", "b")
+    two.hear(one)
+    two.expunge(box, ids("a"))
+    one.mark(box, ids("a"), add=["$flagged"])
+    fill(two, one)
+    assert [message.id for message in two.read(box)] == ["b"]
+
+
+def test_what_was_written_here_and_never_sent_stays() -> None:
+    one, two, box = pair()
+    two.add(box, "mine")
+    two.mark(box, ids("mine"), add=["$seen"])
+    one.add(box, "theirs")
+    fill(two, one)
+    assert two.keywords(box) == {"mine": {"$seen"}, "theirs": frozenset()}
+    one.hear(two)
+    assert same(one, two)
+
+
+def test_a_deleted_mailbox_is_deleted_and_one_that_got_mail_here_stays_with_it() -> None:
+    one, two, _ = pair()
+    gone, kept = one.create("Gone"), one.create("Kept")
+    one.add(gone, "a")
+    one.add(kept, "b")
+    two.hear(one)
+    two.add(kept, "c")
+    one.delete(gone)
+    one.delete(kept)
+    fill(two, one)
+    assert two.ask(lambda tables: tables.mailbox(ACCOUNT, gone)) is None
+    assert [message.id for message in two.read(kept)] == ["c"]
+    two.recount()
+
+
+def test_a_flag_follows_a_message_that_was_moved_elsewhere() -> None:
+    one, two, box = pair()
+    archive = one.create("Archive")
+    one.add(box, "a")
+    two.hear(one)
+    one.move(box, archive, ids("a"))
+    two.mark(box, ids("a"), add=["$flagged"])
+    fill(two, one)
+    assert two.keywords(archive) == {"a": {"$flagged"}}
+    exchange(one, two)
+    assert one.keywords(archive) == {"a": {"$flagged"}}
+
+
+def test_uids_that_were_shown_here_stay_and_others_move_above_them() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    two.hear(one)
+    two.add(box, "mine")
+    shown = {message.id: message.uid for message in two.read(box)}
+    one.add(box, *many(5))
+    fill(two, one)
+    now = {message.id: message.uid for message in two.read(box)}
+    assert {id: now[id] for id in shown} == shown
+    assert min(now[id] for id in now.keys() - shown.keys()) > max(shown.values())
+
+
+def test_the_log_gives_nothing_that_only_the_snapshot_brought() -> None:
+    one, two, three = Master(1), Master(2), Master(3)
+    box = one.create()
+    one.add(box, "a")
+    fill(two, one)
+    two.add(box, "b")
+    assert two.ask(lambda tables: views.deltas_after(tables, Clock(), max_bytes=1 << 20)) == []
+    fill(three, two)
+    assert same(two, three)
+
+
+# While it is going on -----------------------------------------------------------------------------------
+
+
+def test_a_replica_that_is_being_filled_takes_writes_but_no_deltas() -> None:
+    one, two, box = pair()
+    one.add(box, *many(300))
+    delta = one.log()[-1].delta
+    outcomes: list[Outcome] = []
+
+    def meanwhile(asked: int) -> None:
+        if asked == 3:
+            outcomes.append(two.receive(delta))
+            two.add(box, "mine")
+
+    fill(two, one, meanwhile=meanwhile)
+    assert outcomes == [Outcome.GAP]
+    one.hear(two)
+    assert same(one, two)
+    assert "mine" in one.keywords(box)
+
+
+def test_a_delta_that_would_be_half_undone_by_the_snapshot_is_not_taken() -> None:
+    """It sets a flag that the snapshot has seen cleared; what was equal when compared must stay so."""
+    one, two, box = pair()
+    one.add(box, "a")
+    two.hear(one)
+    one.mark(box, ids("a"), add=["$flagged"])
+    one.mark(box, ids("a"), remove=["$flagged"])
+    one.create("Other")  # so that the snapshot is more than what two has
+    setting = one.log()[2].delta
+
+    def meanwhile(_: int) -> None:
+        two.receive(setting)
+
+    fill(two, one, meanwhile=meanwhile)
+    assert two.keywords(box) == {"a": frozenset()}
+    assert same(one, two)
+
+
+def test_new_uids_that_a_reader_makes_meanwhile_lose_no_message() -> None:
+    """They bring messages into other blocks than those that were compared."""
+    one, two, box = pair()
+    one.add(box, *many(200))
+    two.read(box)
+    two.add(box, "high")
+    two.read(box)
+    two.hear(one, at_most=1)
+    one.expunge(box, ids("m0"))
+
+    def meanwhile(asked: int) -> None:
+        if asked >= 4:
+            two.read(box)
+
+    fill(two, one, meanwhile=meanwhile)
+    exchange(one, two)
+    assert {message.id for message in two.read(box)} == {"high", *many(200)} - {"m0"}
+    two.recount()
+
+
+@pytest.mark.parametrize("killed_at", range(1, 7))
+def test_a_replica_that_is_killed_meanwhile_goes_on_with_what_it_has(killed_at: int) -> None:
+    one, two = Master(1), Master(2)
+    boxes = [one.create(name) for name in ("INBOX", "Work", "Play")]
+    for box in boxes:
+        one.add(box, *many(20_000))
+
+    class KilledError(Exception):
+        pass
+
+    def kill(asked: int) -> None:
+        if asked == killed_at:
+            raise KilledError
+
+    source = source_of(one)
+    try:
+        first = take_over(two.store, two.replica, source, meanwhile=kill).staged
+    except KilledError:
+        first = sum(staged.total for _, _, staged in two.ask(lambda tables: list(tables.staged())))
+        assert two.clock == Clock(), "nothing shows before all is there"
+        second = take_over(two.store, two.replica, source).staged
+        assert first + second <= 60_000 + 128, "what was staged is not fetched again"
+    assert same(one, two)
+    assert two.ask(lambda tables: list(tables.staged())) == []
+    two.recount()
+
+
+def test_what_the_source_does_meanwhile_is_not_in_the_snapshot() -> None:
+    one, two = Master(1), Master(2)
+    box = one.create()
+    one.add(box, *many(10))
+
+    def meanwhile(asked: int) -> None:
+        one.add(box, f"late{asked}")
+
+    fill(two, one, meanwhile=meanwhile)
+    assert two.clock.includes(Clock({ReplicaId(1): 3})) is True
+    assert same(one, two) is False
+    two.hear(one)
+    assert same(one, two)
+
+
+# A peer that is out of order ----------------------------------------------------------------------------
+
+
+def tampered(change: Callable[[bytes], bytes], at: int) -> Source:
+    one = Master(1)
+    box = one.create()
+    one.add(box, *many(300))
+    source = source_of(one)
+    honest, asked = source.answer, 0
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        found = honest(peer, question)
+        return change(found) if asked == at else found
+
+    source.answer = answer  # type: ignore[method-assign]
+    return source
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1], lambda data: b"", lambda data: data[:20] + b"\0" + data[21:]]
+)
+def test_an_answer_that_is_damaged_changes_nothing(at: int, change: Callable[[bytes], bytes]) -> None:
+    two = Master(2)
+    with pytest.raises(PeerError):
+        take_over(two.store, two.replica, tampered(change, at))
+    assert two.clock == Clock()
+    assert two.ask(lambda tables: list(tables.accounts())) == []
+
+
+def test_other_messages_than_were_announced_are_refused() -> None:
+    one, two, three = Master(1), Master(1), Master(3)
+    for master, keyword in ((one, "$seen"), (two, "$flagged")):
+        box = master.create()
+        master.add(box, "a", keywords=[keyword])
+    source, other = source_of(one), source_of(two)
+    honest = source.answer
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        request = decode_request(question)
+        if isinstance(request, Begin):
+            other.answer(peer, question)
+        wants_messages = question[1:2] == b"\x04"
+        return other.answer(peer, question) if wants_messages else honest(peer, question)
+
+    source.answer = answer  # type: ignore[method-assign]
+    with pytest.raises(PeerError, match="other messages than it announced"):
+        take_over(three.store, three.replica, source)
+    assert three.clock == Clock()
+
+
+@given(st.binary(max_size=200))
+def test_no_question_ends_in_anything_but_an_answer_or_a_refusal(data: bytes) -> None:
+    with suppress(PeerError):
+        decode_request(data)
+
+
+def test_a_message_that_cannot_be_is_refused() -> None:
+    good = Message((Instance((ReplicaId(1), 1), Uid(5), 10, 0, {"$seen": ((ReplicaId(1), 1),)}),))
+    from crdtmail.gossip.snapshot import encode_messages
+
+    def encoded(uid: int, id: str, message: Message) -> bytes:
+        return encode_messages([(0, [(Uid(uid), id, encode_instances(message))])], None)  # type: ignore[list-item]
+
+    assert isinstance(decode_messages(encoded(5, "a", good)), Messages)
+    instance = good.instances[0]
+    for bad in (
+        encoded(6, "a", good),
+        encoded(5, "", good),
+        encoded(5, "a", EMPTY),
+        encoded(5, "a", Message((instance, instance))),
+        encoded(5, "a", Message((instance._replace(size=-1),))),
+        encoded(5, "a", Message((instance._replace(keywords={"": instance.keywords["$seen"]}),))),
+        encoded(5, "a", Message((instance._replace(keywords={"$seen": ()}),))),
+        encoded(5, "a", Message((instance._replace(dot=(ReplicaId(1), 0)),))),
+    ):
+        with pytest.raises(PeerError):
+            decode_messages(bad)
+
+
+# Snapshots that are held --------------------------------------------------------------------------------
+
+
+def begin(source: Source, peer: int) -> int:
+    return decode_begun(source.answer(ReplicaId(peer), encode_request(Begin()))).snapshot
+
+
+def ask(source: Source, peer: int, snapshot: int) -> bytes:
+    return source.answer(ReplicaId(peer), encode_request(AskAccounts(snapshot, "")))
+
+
+def test_a_snapshot_is_held_for_who_asks_and_given_up_when_nobody_does() -> None:
+    source = source_of(Master(1))
+    snapshot = begin(source, 2)
+    ask(source, 2, snapshot)
+    with pytest.raises(PeerError, match="not held any more"):
+        ask(source, 3, snapshot)
+    source.now += SNAPSHOT_IDLE_S + 1
+    with pytest.raises(PeerError, match="not held any more"):
+        ask(source, 2, snapshot)
+
+
+def test_a_snapshot_is_given_up_however_often_somebody_asks() -> None:
+    source = source_of(Master(1))
+    snapshot = begin(source, 2)
+    with pytest.raises(PeerError):
+        for _ in range(int(SNAPSHOT_S / SNAPSHOT_IDLE_S) + 2):
+            ask(source, 2, snapshot)
+            source.now += SNAPSHOT_IDLE_S
+    assert len(source.snapshots) == 0
+
+
+def test_only_so_many_snapshots_are_held_and_one_a_peer() -> None:
+    source = source_of(Master(1))
+    begin(source, 2)
+    held = [begin(source, 2 + n) for n in range(MAX_SNAPSHOTS)]
+    with pytest.raises(Overloaded):
+        begin(source, 99)
+    source.answer(ReplicaId(2), encode_request(End(held[0])))
+    begin(source, 99)
+
+
+# Repair -------------------------------------------------------------------------------------------------
+
+
+def test_after_a_repair_both_have_what_either_had() -> None:
+    one, two, box = pair()
+    one.add(box, "a", "b")
+    two.hear(one)
+    _lose(one.store, b"a")
+    _lose(two.store, b"b")
+    assert not same(one, two)
+    fill(one, two, is_repair=True)
+    fill(two, one, is_repair=True)
+    assert same(one, two)
+    assert {message.id for message in one.read(box)} == {"a", "b"}
+
+
+def _lose(store: Store, id: bytes) -> None:
+    """Take a message away as no replica would: a damaged disk that nobody has noticed."""
+    from crdtmail.applying import Editor
+    from crdtmail.store.tables import WritableTables
+
+    def damage(txn: object) -> None:
+        tables = WritableTables(txn)  # type: ignore[arg-type]
+        head = tables.head()
+        head.lsn += 1  # type: ignore[assignment]
+        ((mailbox, _),) = tables.mailboxes(ACCOUNT)
+        with Editor(tables, head, ACCOUNT, mailbox) as editor:
+            editor.replace(id.decode(), editor.get(id.decode()), EMPTY)  # type: ignore[arg-type]
+        tables.put_head(head)
+
+    store.transact(damage)
+
+
+# Pruning ------------------------------------------------------------------------------------------------
+
+
+def prune(master: Master, covered: Clock, keep: Keep = KEEP_ALL) -> None:
+    master.do(lambda replica, txn: replica.prune(txn, covered, keep))
+
+
+def log_length(master: Master) -> int:
+    return len(master.rows()[Table.LOG])
+
+
+def test_the_log_loses_what_every_member_has_and_keeps_the_rest() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    one.add(box, "b")
+    prune(one, Clock({ReplicaId(1): 2}))
+    assert log_length(one) == 1
+    two.hear(one, at_most=1)
+    one.recount()
+
+
+def test_who_lacks_what_was_pruned_gets_no_deltas_but_a_snapshot() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    one.add(box, "b")
+    prune(one, one.clock)
+    assert one.ask(lambda tables: views.deltas_after(tables, two.clock, max_bytes=1 << 20)) == []
+    fill(two, one)
+    assert same(one, two)
+    one.add(box, "c")
+    two.hear(one)
+    assert same(one, two)
+
+
+def test_a_log_over_its_size_or_age_is_cut_off_whoever_lacks_it() -> None:
+    one, _, box = pair()
+    for n in range(5):
+        one.add(box, f"m{n}")
+    prune(one, Clock(), Keep(bytes=200, age_ms=1 << 60))
+    assert 0 < one.ask(lambda tables: tables.head().log_bytes) <= 200
+    one.replica.time_ms = lambda: 1000
+    prune(one, Clock(), Keep(bytes=1 << 60, age_ms=999))
+    assert log_length(one) == 0
+    one.recount()
+
+
+def test_nothing_that_readers_see_depends_on_the_log() -> None:
+    one, _, box = pair()
+    one.add(box, "a")
+    before, changes = one.read(box), one.changes(box)
+    prune(one, one.clock)
+    assert one.read(box) == before
+    assert one.changes(box) == changes
+    assert mail("a").id == before[0].id
