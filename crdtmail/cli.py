@@ -17,11 +17,11 @@ import crdtmail
 from crdtmail import config, screen
 from crdtmail.client import Client, Unreachable
 from crdtmail.crdt.names import check_account
-from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
+from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
 from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
-_EXIT = {Unreachable: 3, StoreError: 4, ConfigError: 2, SourceError: 2}
+_EXIT = {Unreachable: 3, StoreError: 4, StoreFull: 4, ConfigError: 2, SourceError: 2}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Delta
 from crdtmail.effects import Kind, Reply, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError, RequestError, StoreError
+from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull
 from crdtmail.gossip.codec import (
     decode_answer,
     decode_clock,
@@ -131,7 +131,11 @@ class Gossip:
         yield from self._hear(theirs)
         after = ours.clock
         if answer.deltas:
-            reception = yield from self._receive(answer.deltas)
+            try:
+                reception = yield from self._receive(answer.deltas)
+            except StoreFull as error:
+                session.has_no_room(self._now(), ours, theirs, str(error))
+                return
             if reception.refusal is not None:
                 raise PeerError(reception.refusal)
             after = reception.clock
@@ -223,9 +227,12 @@ class Gossip:
         self.peers.hear(self._now(), position)
         last = self._remembered_at.get(position.replica)
         if last is None or self._now() - last > _REMEMBER_PEERS_EVERY_S:
-            yield from persist(
-                lambda txn: self.replica.meet(txn, position.replica, position.name, position.clock)
-            )
+            try:
+                yield from persist(
+                    lambda txn: self.replica.meet(txn, position.replica, position.name, position.clock)
+                )
+            except StoreFull:
+                return  # what is here already is told all the same; the peer is remembered another time
             self.replica.members |= {position.replica}
             self._remembered_at[position.replica] = self._now()
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from crdtmail.errors import NotYet, Overloaded, PeerError, RequestError, StoreError
+from crdtmail.errors import NotYet, Overloaded, PeerError, RequestError, StoreError, StoreFull
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def problem(status: int, type: str, title: str, detail: str, *, retry: bool = Fa
 
 
 def _retryable(error: RequestError) -> bool:
-    return isinstance(error, NotYet | Overloaded)
+    return isinstance(error, NotYet | Overloaded | StoreFull)
 
 
 def _type(error: web.HTTPException) -> str:

@@ -38,6 +38,11 @@ async def node_status(node: Node) -> dict[str, Any]:
             "peers have changes of this node that its own store has lost; it takes no more writes. "
             "Stop it, move its data folder away and start it anew: it gets everything from its peers"
         )
+    if node.is_full:
+        alarms.append(
+            "there is no room left for this node's store: it takes no writes, and nothing from its peers. "
+            "Make room on the disk of its data folder; it goes on by itself"
+        )
     peers = []
     for address, session in node.gossip.peers.sessions.items():
         if session.diverged:
