@@ -38,7 +38,6 @@ from crdtmail.errors import (
     NotFound,
     PeerError,
     RequestError,
-    StoreError,
     TooLarge,
     WritesLost,
 )
@@ -53,8 +52,8 @@ from crdtmail.limits import (
     MAX_SCRIPTS,
 )
 from crdtmail.store.interface import Store, T, Transaction
+from crdtmail.store.migrations import migrate
 from crdtmail.store.tables import (
-    FORMAT,
     Head,
     Mailbox,
     PeerRecord,
@@ -121,16 +120,13 @@ class Replica:
         than when it got its id.  That is a copy: the original may be alive, or may have written what the
         copy lacks, and one dot must never name two deltas.
 
-        Raises StoreError if the store is of another format.
+        A store of an older format is brought up to date first, in the same transaction.  Raises StoreError if
+        this version cannot read it, StoreFull if there is no room.
         """
 
         def identify(txn: Transaction) -> Replica:
+            migrate(txn)
             tables = WritableTables(txn)
-            found = tables.format()
-            if found is not None and found != FORMAT:
-                raise StoreError(
-                    f"the store has format {found}, this version of crdtmail reads format {FORMAT}"
-                )
             id = tables.replica()
             if id is None or not store.is_at(tables.place()):
                 id = new_id()
