@@ -31,6 +31,7 @@ from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Message, MessageId,
 from crdtmail.crdt.uid import Uid
 from crdtmail.store.tables import (
     AccountRecord,
+    Change,
     Head,
     LogEntry,
     Lsn,
@@ -237,7 +238,7 @@ class _Editor:
             record.unread += after.is_unread
         if before is not None and old_uid is not None:
             if old_uid == new_uid:
-                tables.forget_change(number, id, old_uid, before.modseq)
+                tables.forget_change(number, Change(before.modseq, old_uid, id))
             else:
                 tables.delete_message(number, id, old_uid, before.modseq)
                 self._vanish(id, old_uid)

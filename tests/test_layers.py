@@ -23,7 +23,8 @@ LAYERS = [
     {"service"},
     {"node"},
     {"web", "client", "sources", "config", "screen"},
-    {"daemon", "importing", "verify"},
+    {"daemon", "importing", "verify", "checking", "backups"},
+    {"upkeep"},
     {"demo"},
     {"cli"},
     {"__main__"},
@@ -97,7 +98,20 @@ def test_the_core_knows_no_time_no_chance_and_no_world(path: Path) -> None:
 
 SIMULATED = sorted(SIMULATIONS.rglob("*.py"))
 WHERE = {"matplotlib": "pictures/", "distributed": "workers.py", "rich": "__main__.py"}
-ADAPTERS = {"web", "node", "client", "sources", "config", "daemon", "importing", "verify", "demo", "cli"}
+ADAPTERS = {
+    "web",
+    "node",
+    "client",
+    "sources",
+    "config",
+    "daemon",
+    "importing",
+    "verify",
+    "backups",
+    "upkeep",
+    "demo",
+    "cli",
+}
 INDEPENDENT = {"reference", "past", "changes", "permitted", "commands"}
 """What judges the code knows nothing of it."""
 
