@@ -1,6 +1,6 @@
 """The command line.  Says what is wrong in one sentence, never with a traceback.
 
-Exit codes: 0 done; 1 refused, or `verify` found a difference; 2 a command line or configuration that
+Exit codes: 0 done; 1 refused, or `verify` or `check` found something; 2 a command line or configuration that
 cannot be followed; 3 a node that does not answer; 4 a store that failed.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import crdtmail
-from crdtmail import config, screen
+from crdtmail import config, screen, upkeep
 from crdtmail.client import Client, Unreachable
 from crdtmail.crdt.names import check_account
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
@@ -349,6 +349,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for each node (10)"
     )
+
+    upkeep.register(commands)
 
     demo = commands.add_parser(
         "demo",

@@ -274,6 +274,8 @@ def reading(file: Path) -> Iterator[Snapshot]:
         with lmdb.open(
             str(file), subdir=False, readonly=True, create=False, lock=False, max_dbs=len(Table)
         ) as env:
+            if file.stat().st_size < env.stat()["psize"] * (env.info()["last_pgno"] + 1):
+                raise StoreError(f"{file} is cut off")  # to read on would kill the process
             tables = {}
             for table in Table:
                 with suppress(lmdb.NotFoundError):  # an older format has fewer
@@ -287,6 +289,17 @@ def reading(file: Path) -> Iterator[Snapshot]:
 def data_file(path: Path) -> Path:
     """The file that holds the state, of a folder or of a copy in a file of its own."""
     return path / _DATA if path.is_dir() else path
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """No other process can use the folder as long as the block lasts.  Raises ConfigError if one does."""
+    with _folder_errors(folder):
+        lock = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 # The folder -----------------------------------------------------------------------------------------------
