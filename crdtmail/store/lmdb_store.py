@@ -17,7 +17,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -187,7 +186,7 @@ class LmdbStore:
             raise NeedsRoom("the map is full") from error
         except lmdb.Error as error:
             code = getattr(error, "code", None)
-            if code in _NO_ROOM or (code == errno.EIO and not _has_room(self._folder)):
+            if code in _NO_ROOM or (code == errno.EIO and not _has_room(self._lock)):
                 raise StoreFull(f"there is no room left for {self._folder}; make room on its disk") from error
             raise StoreError(f"the store failed: {error}") from error
 
@@ -331,14 +330,16 @@ def _allocate_reader_table(folder: Path) -> None:
         os.close(table)
 
 
-def _has_room(folder: Path) -> bool:
-    """Whether as much can be written as LMDB ever writes at once: a write that was cut short, which is how
+def _has_room(file: int) -> bool:
+    """Whether the file can take as much as LMDB ever writes at once: a write that was cut short, which is how
     most disks fill up, it calls an I/O error."""
+    size = os.fstat(file).st_size
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            os.posix_fallocate(probe.fileno(), 0, LARGEST_WRITE)
+        os.posix_fallocate(file, size, LARGEST_WRITE)
     except OSError as error:
         return error.errno not in _NO_ROOM
+    finally:
+        os.ftruncate(file, size)
     return True
 
 
