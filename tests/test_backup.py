@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -182,14 +183,25 @@ def test_what_is_replaced_is_moved_aside_and_whole(store: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_restored_folder_belongs_to_whom_the_old_one_did(store: Path, tmp_path: Path) -> None:
     assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
-    if store.stat().st_uid != 0:
-        pytest.skip("only root can give files away")
     shutil.chown(store, 1234, 1234)
     assert crdtmail("restore", "--data", str(store), "--replace", str(tmp_path / "backup")).returncode == 0
     for path in (store, data_file(store)):
         assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1234)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_looks_at_can_still_be_used_by_its_owner(store: Path, tmp_path: Path) -> None:
+    assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+    for command in (["check"], ["backup", str(tmp_path / "again")]):
+        for path in store.glob("lock*"):
+            path.unlink()
+        shutil.chown(store, 1234, 1234)
+        shutil.chown(data_file(store), 1234, 1234)
+        assert crdtmail(*command, "--data", str(store)).returncode == 0
+        assert {path.name: path.stat().st_uid for path in store.iterdir() if path.stat().st_uid != 1234} == {}
 
 
 def test_a_restore_into_an_empty_folder_or_none_needs_no_flag(store: Path, tmp_path: Path) -> None:

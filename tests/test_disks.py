@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ from crdtmail.store.interface import Store, Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.tables import Tables
 from crdtmail.store.writer import Writer
-from simulations.disk import Disk
 from simulations.recount import recount
 from tests.nodes import Answer, Running, cluster, run, single, until
 from tests.small_disk import KIB, SmallDisk, small_disk
@@ -123,21 +122,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
     assert said.stdout == "2 ['after', 'before', 'too much']\n"
 
 
-def of_the_simulation(disk: SmallDisk) -> tuple[Store, Callable[[], None], Callable[[], None]]:
-    store = Disk(b"mx1")
-    return store, lambda: store.fail(1, "disk full", lasts=1000), store.fail_no_more
-
-
-def of_lmdb(disk: SmallDisk) -> tuple[Store, Callable[[], None], Callable[[], None]]:
-    return LmdbStore(disk.folder / "node"), disk.fill, disk.empty
-
-
-@pytest.mark.parametrize("make", [of_the_simulation, of_lmdb])
-def test_a_full_disk_ends_no_writer(
-    disk: SmallDisk, make: Callable[[SmallDisk], tuple[Store, Callable[[], None], Callable[[], None]]]
-) -> None:
-    """The simulated disk and the real one keep to one contract."""
-    store, fill, empty = make(disk)
+def test_a_full_disk_ends_no_writer(disk: SmallDisk, store: LmdbStore) -> None:
     told: list[None] = []
     writer = Writer(store, lambda: told.append(None))
 
@@ -146,7 +131,7 @@ def test_a_full_disk_ends_no_writer(
             txn.put(Table.META, b"%d" % number, bytes(KIB))
 
     try:
-        fill()
+        disk.fill()
         for _ in range(3):
             with pytest.raises(StoreFull):
                 writer.submit(work).result(30)
@@ -155,13 +140,12 @@ def test_a_full_disk_ends_no_writer(
         assert writer.is_full
         assert writer.failure is None
         assert (keys(store), told) == (set(), [])
-        empty()
+        disk.empty()
         writer.submit(work).result(30)
         assert not writer.is_full
         assert len(keys(store)) == 100
     finally:
         writer.stop()
-        store.close()
 
 
 # A node ---------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction,
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
 _NUMBER = 16  # bytes
-_DATA = "data.mdb"
+_DATA, _READERS = "data.mdb", "lock.mdb"
 _READER_TABLE = 64 * (MAX_READERS + 2)  # bytes: a cache line for each slot, two for the head (mdb.c)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_OURS = "it and all that is in it must belong to the user that runs crdtmail"
@@ -249,6 +249,8 @@ def copy_store(folder: Path, target: Path) -> None:
     if not data.is_file():
         raise ConfigError(f"there is no store in {folder}")
     with _folder_errors(folder):
+        if not (folder / _READERS).exists():
+            _allocate_reader_table(folder)
         size = max(FIRST_MAP, 2 * data.stat().st_size)
         env = lmdb.open(
             str(folder),
@@ -258,7 +260,7 @@ def copy_store(folder: Path, target: Path) -> None:
             max_dbs=len(Table),
             max_readers=MAX_READERS,
         )
-    with env, target.open("xb") as copy:
+    with env, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
         try:
             env.copyfd(copy.fileno(), compact=True)
         except lmdb.Error as error:
@@ -323,11 +325,20 @@ def _allocate_reader_table(folder: Path) -> None:
 
     Only before LMDB has it open: to close a file takes away the process's locks on it.
     """
-    table = os.open(folder / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    table = _open_in(folder, _READERS)
     try:
         os.posix_fallocate(table, 0, _READER_TABLE)
     finally:
         os.close(table)
+
+
+def _open_in(folder: Path, name: str) -> int:
+    """A file of the folder; one that root makes belongs to whoever the folder belongs to."""
+    file = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
+    return file
 
 
 def _has_room(file: int) -> bool:
@@ -391,7 +402,7 @@ class _Place:
 
 def _lock(folder: Path) -> int:
     """Hold the folder for this process.  The kernel lets go of it however the process ends."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _open_in(folder, "lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
