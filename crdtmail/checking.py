@@ -289,7 +289,7 @@ class _Check:
                 if entry is None or entry.dot != dot:
                     yield Finding(
                         f"{self._name(Table.LOG_INDEX, dot)} leads to a delta that is not there",
-                        partial(_forget_log_entry, dot=dot, lsn=lsn),
+                        partial(WritableTables.put_lsn, dot=dot, lsn=None),
                     )
 
     # Mailboxes ------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ class _Check:
                 if tables.message(number, uid, id) is None:
                     yield Finding(
                         f"{self._name(Table.MESSAGES, (number, uid, id))} is in the index, but is not there",
-                        partial(_forget_index_entry, number=number, id=id, uid=uid),
+                        partial(WritableTables.put_uid, number=number, id=id, uid=None),
                     )
         for id in tables.stale(number):
             with suppress(DamagedRecord):
@@ -520,16 +520,6 @@ def _directory_digest(account: Account, state: bytes) -> int:
 def _hide(number: int, id: MessageId) -> Repair:
     """Whoever shares a UID, or has one that vanished, gets another before it is shown."""
     return partial(WritableTables.put_stale, number=number, id=id)
-
-
-def _forget_index_entry(tables: WritableTables, number: int, id: MessageId, uid: Uid) -> None:
-    if tables.uid(number, id) == uid:  # it may have been put right meanwhile
-        tables.put_uid(number, id, None)
-
-
-def _forget_log_entry(tables: WritableTables, dot: Dot, lsn: Lsn) -> None:
-    if tables.lsn_of(dot) == lsn:
-        tables.put_lsn(dot, None)
 
 
 def _hex(value: object) -> str:

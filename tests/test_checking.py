@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from crdtmail.checking import Repaired, check, repair
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.delta import DeleteMailbox, Delta, MailboxId
 from crdtmail.crdt.message import Message, MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import StoreError
@@ -316,6 +318,39 @@ def test_two_messages_under_one_uid_are_both_shown_in_the_end() -> None:
     assert [message.id for message in master.read(box)] == ["m1", "m2"]
 
 
+def test_a_message_that_is_there_twice_is_found_and_left_alone() -> None:
+    master = everything()
+
+    def double(txn: Transaction) -> None:
+        tables = WritableTables(txn)
+        uid, id, modseq, body = message(tables, 1, "m3")
+        tables.put_message(1, id, Uid(uid + 50), modseq, body)
+
+    master.store.transact(double)
+    left = mended(master.store).left
+    assert any("m3 (UID 52) has UID 2 by its own account" in text for text in left), left
+    assert any("m3 (UID 52) is there a second time, as UID 2" in text for text in left), left
+
+
+def test_a_mailbox_that_nothing_keeps_alive_is_found() -> None:
+    master = everything()
+
+    def forget(txn: Transaction) -> None:
+        ((id, box),) = Tables(txn).mailboxes(ACCOUNT)
+        box.alive = Clock()
+        WritableTables(txn).put_mailbox(ACCOUNT, id, box)
+
+    master.store.transact(forget)
+    assert f"{ACCOUNT}, INBOX: nothing keeps the mailbox alive" in findings(master.store)
+
+
+def test_a_directory_that_cannot_be_read_is_found_and_left_alone() -> None:
+    master = everything()
+    master.store.transact(lambda txn: WritableTables(txn).put_directory(ACCOUNT, b"no document"))
+    (left,) = mended(master.store).left
+    assert left.startswith(f"{ACCOUNT}: its directory cannot be read: ")
+
+
 # The log --------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +388,29 @@ def test_a_delta_that_cannot_be_read_is_found() -> None:
     assert any(text.startswith("delta 1 of the log cannot be read: ") for text in findings(master.store))
 
 
+def append(master: Master, seq: int, context: Clock) -> None:
+    """A delta of a replica 9 that goes past all tests, with its record."""
+
+    def work(txn: Transaction) -> None:
+        tables = WritableTables(txn)
+        head, dot = tables.head(), Dot(ReplicaId(9), seq)
+        data = encode_delta(Delta(dot, ACCOUNT, (DeleteMailbox(MailboxId(bytes(16)), context),)))
+        lsn = Lsn(head.lsn + 1)
+        tables.append_to_log(LogEntry(lsn, dot, 0, data))
+        tables.put_head(Head(lsn, head.clock.with_dot(dot), head.digest))
+
+    master.store.transact(work)
+
+
+def test_deltas_out_of_order_are_found() -> None:
+    lacking, early = everything(), everything()
+    append(lacking, 2, Clock())
+    append(early, 1, Clock({ReplicaId(8): 1}))
+    (first,), (second,) = mended(lacking.store).left, mended(early.store).left
+    assert first.endswith("of the log does not follow on its replica's last one")
+    assert second.endswith("of the log comes before what it builds on")
+
+
 def test_a_clock_that_is_not_the_end_of_the_log_cannot_be_repaired() -> None:
     master = everything()
 
@@ -387,10 +445,10 @@ def test_messages_whose_mailbox_is_missing_are_kept() -> None:
 
 
 def test_a_store_of_another_format_is_not_checked() -> None:
-    for number in (1, FORMAT + 1):
+    for number, reason in ((1, "too old"), (FORMAT + 1, "newer crdtmail")):
         master = everything()
         master.store.transact(lambda txn, n=number: txn.put(Table.META, b"format", n.to_bytes(4, "big")))  # type: ignore[misc]
-        with pytest.raises(StoreError, match=f"format {number}"):
+        with pytest.raises(StoreError, match=f"format {number}, .*{reason}"):
             findings(master.store)
 
 
