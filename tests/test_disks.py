@@ -93,6 +93,8 @@ def test_every_reader_that_there_may_be_reads_from_a_full_disk(disk: SmallDisk, 
         for _ in range(MAX_READERS + 1):
             entered.append(store.snapshot())
             entered[-1].__enter__()
+    with pytest.raises(StoreFull):
+        put(store, "too much", 300 * KIB)
     for snapshot in entered[:-1]:
         snapshot.__exit__(None, None, None)
     assert len(entered) > MAX_READERS - 10

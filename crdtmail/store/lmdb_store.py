@@ -141,9 +141,10 @@ class LmdbStore:
 
     def _assure_that_nothing_was_committed_after(self, last: int) -> None:
         """The disk is full, and the last state still stands.  Raises StoreError if LMDB is not sure of it."""
-        with self._reading():  # refused if the meta page could not be written
-            if self._env.info()["last_txnid"] != last:
-                raise StoreError("the disk is full, and the last commit may or may not be on it")
+        with self._medium_errors():
+            self._env.begin(write=True).abort()  # refused if the meta page could not be written
+        if self._env.info()["last_txnid"] != last:
+            raise StoreError("the disk is full, and the last commit may or may not be on it")
 
     def size(self) -> dict[Table, int]:
         with self._reading() as txn:
