@@ -32,6 +32,7 @@ from crdtmail.crdt.uid import Uid
 from crdtmail.store.tables import (
     BLOCK,
     AccountRecord,
+    Change,
     Head,
     LogEntry,
     Lsn,
@@ -247,7 +248,7 @@ class Editor:
             record.unread += after.is_unread
         if before is not None and old_uid is not None:
             if old_uid == new_uid:
-                tables.forget_change(number, id, old_uid, before.modseq)
+                tables.forget_change(number, Change(before.modseq, old_uid, id))
             else:
                 tables.delete_message(number, id, old_uid, before.modseq)
                 self._vanish(id, old_uid)

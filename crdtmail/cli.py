@@ -1,6 +1,6 @@
 """The command line.  Says what is wrong in one sentence, never with a traceback.
 
-Exit codes: 0 done; 1 refused, or `verify` found a difference; 2 a command line or configuration that
+Exit codes: 0 done; 1 refused, or `verify` or `check` found something; 2 a command line or configuration that
 cannot be followed; 3 a node that does not answer; 4 a store that failed.
 """
 
@@ -16,16 +16,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import crdtmail
-from crdtmail import config, screen
+from crdtmail import config, screen, upkeep
 from crdtmail.client import Client, Credentials, Unreachable
 from crdtmail.commands import certs, tokens
 from crdtmail.crdt.names import check_account
-from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError
+from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
 from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 _PROGRESS_S = 0.2
-_EXIT = {Unreachable: 3, StoreError: 4, ConfigError: 2, SourceError: 2}
+_EXIT = {Unreachable: 3, StoreError: 4, StoreFull: 4, ConfigError: 2, SourceError: 2}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -405,6 +405,7 @@ def _parser() -> argparse.ArgumentParser:
 
     tokens.add(commands)
     certs.add(commands)
+    upkeep.register(commands)
 
     demo = commands.add_parser(
         "demo",

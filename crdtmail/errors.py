@@ -135,6 +135,8 @@ class UidsExhausted(RequestError):
 
 
 class StoreFull(RequestError):
+    """There is no room for a write.  It has changed nothing, and may be tried again."""
+
     status = 507
     type = "store-full"
-    title = "The disk is full"
+    title = "The node has no room left"

@@ -209,6 +209,13 @@ MAX_READERS: Final = 512
 MAX_PEER_NAME: Final = 255
 """A node's label is a host name (RFC 1035: at most 253 octets)."""
 
+MAX_REPAIRS: Final = 100_000
+"""Repairs of a store that are kept in memory, some 50 MB, before they are made and the rest is looked for."""
+
+LARGEST_WRITE: Final = 2 * MAX_DELTA
+"""LMDB writes up to 64 pages at once, of which one may hold a delta of the largest size.  Where less is
+free, an I/O error is taken for a full disk."""
+
 GOSSIP_TIMEOUT_S: Final = 10.0
 """A peer that is silent for this long in the middle of a request is taken to be out of reach.  Much longer
 than a commit with a large batch takes, short enough that a cut which swallows packets is soon noticed."""

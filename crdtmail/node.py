@@ -111,6 +111,11 @@ class Node:
         """Why nothing can be written any more, if that is so."""
         return self._writer.failure
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no room for what was to be written last."""
+        return self._writer.is_full
+
     def stop_waiting(self) -> None:
         """Send everybody who waits for something home with what there is: the node is about to close."""
         self.stopping = True
@@ -142,7 +147,8 @@ class Node:
     async def write(self, work: Callable[[Replica, Transaction], T]) -> tuple[T, Written]:
         """Run a command; done when its effects are durable.
 
-        Raises RequestError as the command does, StoreError if nothing can be written any more.
+        Raises RequestError as the command does, StoreFull if there is no room, StoreError if nothing can be
+        written any more.
         """
         return await self.perform(service.write(self.replica, work))
 

@@ -39,7 +39,6 @@ from crdtmail.errors import (
     NotFound,
     PeerError,
     RequestError,
-    StoreError,
     TooLarge,
 )
 from crdtmail.limits import (
@@ -56,8 +55,8 @@ from crdtmail.limits import (
 from crdtmail.merging import merge
 from crdtmail.staging import clear
 from crdtmail.store.interface import Store, T, Transaction
+from crdtmail.store.migrations import migrate
 from crdtmail.store.tables import (
-    FORMAT,
     Head,
     LogEntry,
     Lsn,
@@ -108,6 +107,13 @@ KEEP_ALL = Keep(bytes=1 << 62, age_ms=1 << 62)
 """Only what every member has goes."""
 
 
+@dataclass(slots=True)
+class Attempt:
+    """An attempt to take over a snapshot, and whether somebody is still at it."""
+
+    is_on: bool = True
+
+
 class Outcome(Enum):
     """What became of a delta from another replica."""
 
@@ -132,8 +138,7 @@ class Replica:
         self.id = id
         self.members = frozenset(members) | {id}
         self._touched: set[Account] = set()
-        self.is_filling = False
-        """Whether another replica's snapshot is being compared with this one's state."""
+        self._filling: Attempt | None = None
         self._renumbered: set[tuple[Account, MailboxId]] = set()
         self._new_id = new_id
         self.time_ms = time_ms
@@ -146,16 +151,13 @@ class Replica:
         than when it got its id.  That is a copy: the original may be alive, or may have written what the
         copy lacks, and one dot must never name two deltas.
 
-        Raises StoreError if the store is of another format.
+        A store of an older format is brought up to date first, in the same transaction.  Raises StoreError if
+        this version cannot read it, StoreFull if there is no room.
         """
 
         def identify(txn: Transaction) -> Replica:
+            migrate(txn)
             tables = WritableTables(txn)
-            found = tables.format()
-            if found is not None and found != FORMAT:
-                raise StoreError(
-                    f"the store has format {found}, this version of crdtmail reads format {FORMAT}"
-                )
             id = tables.replica()
             if id is None or not store.is_at(tables.place()):
                 id = new_id()
@@ -190,13 +192,18 @@ class Replica:
 
     # Snapshots of other replicas ----------------------------------------------------------------------
 
-    def compare(self, txn: Transaction) -> int:
+    @property
+    def is_filling(self) -> bool:
+        """Whether another replica's snapshot is being compared with this one's state."""
+        return self._filling is not None and self._filling.is_on
+
+    def compare(self, txn: Transaction, attempt: Attempt) -> int:
         """Begin a comparison with another replica's snapshot; its number.
 
-        From now until `merge`, or until `is_filling` is taken back, no delta of others is applied: what was
-        found equal must stay so but for our own writes.
+        From now until `merge`, or as long as the attempt is on, no delta of others is applied: what was found
+        equal must stay so but for our own writes.
         """
-        self.is_filling = True
+        self._filling = attempt
         self._renumbered.clear()
         return WritableTables(txn).next_mailbox_number()
 
@@ -214,7 +221,7 @@ class Replica:
         self._touched |= merged.accounts
         for account, move, rehoming in merged.followed:
             self._rehome(tables, account, move, [rehoming])
-        self.is_filling = False
+        self._filling = None
         return True
 
     def clear_staged(self, txn: Transaction) -> bool:

@@ -212,11 +212,15 @@ class Drift(Action, frozen=True):
 
 
 class FailDisk(Action, frozen=True):
-    """The nth commit from now fails: `I/O error` or `disk full`.  The node stops, and is started again."""
+    """The nth commit from now fails, and so many with it.
+
+    After an `I/O error` the node stops, and is started again; on a `disk full` it goes on without writing.
+    """
 
     node: str
     commits: int = 1
     how: str = "I/O error"
+    lasts: int = 1
 
 
 class DamageRecord(Action, frozen=True):

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from crdtmail.crdt.clock import Clock
-from crdtmail.errors import StoreError
+from crdtmail.errors import StoreError, StoreFull
 from crdtmail.store.interface import Snapshot, T, Table, Transaction
 from crdtmail.store.memory_store import Changes, Image, MemoryStore
 from crdtmail.store.tables import Head, Tables
 
-DISK_FAILURES = ("I/O error", "disk full")
+IO_ERROR, DISK_FULL = "I/O error", "disk full"
+DISK_FAILURES = (IO_ERROR, DISK_FULL)
 
 
 class PowerCut(Exception):
@@ -32,7 +33,8 @@ class Disk:
         self._store = MemoryStore(sync_on_commit=False, place=place)
         self._swaps = 0
         self._place = place
-        self._fails_in: int | None = None
+        self._failing = range(0)
+        """The commits that fail, as `commits` counts them."""
         self._how = ""
         self._power_cut: int | None = None
         self.commits = 0
@@ -83,11 +85,8 @@ class Disk:
         """Make the changes visible, but not yet durable."""
         self.commits += 1
         self._durable_head = None
-        if self._fails_in is not None:
-            self._fails_in -= 1
-            if self._fails_in <= 0:
-                self._fails_in = None
-                raise StoreError(self._how)
+        if self.commits in self._failing:
+            raise StoreFull(DISK_FULL) if self._how == DISK_FULL else StoreError(self._how)
         self._store.commit(changes)
 
     def sync(self) -> None:
@@ -126,12 +125,13 @@ class Disk:
         """The next `transact` commits, but is not synced; `keep` commits reach the disk all the same."""
         self._power_cut = keep
 
-    def fail(self, commits: int, how: str) -> None:
-        """The nth commit from now fails."""
-        self._fails_in, self._how = commits, how
+    def fail(self, commits: int, how: str, lasts: int = 1) -> None:
+        """The nth commit from now fails, and so many with it; on a full disk there is room again then."""
+        first = self.commits + commits
+        self._failing, self._how = range(first, first + lasts), how
 
     def fail_no_more(self) -> None:
-        self._fails_in = None
+        self._failing = range(0)
         self._power_cut = None
 
     def damage(self, table: Table, where: float) -> bool:
@@ -178,6 +178,6 @@ class Disk:
         self._store.load(image)
         self._durable_head = None
         self._store.next_place = self._place + b" %d" % self._swaps
-        self._fails_in = None
+        self._failing = range(0)
         self._damage.clear()
         self.synced = self.head()

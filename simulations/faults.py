@@ -301,16 +301,20 @@ class IoError(Fault):
     """The nth commit fails; the node stops rather than go on."""
 
     name = "I/O error"
-    how: ClassVar[str] = "I/O error"
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
         node = _node(chance, config)
-        yield Event(at, actions.FailDisk(node, 1 + int(chance.expovariate(0.3)), self.how))
+        yield Event(at, actions.FailDisk(node, 1 + int(chance.expovariate(0.3))))
 
 
-class DiskFull(IoError):
+class DiskFull(Fault):
+    """From the nth commit on a few fail for lack of room; the node goes on, and writes when there is some."""
+
     name = "disk full"
-    how = "disk full"
+
+    def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
+        first, lasts = (1 + int(chance.expovariate(rate)) for rate in (0.3, 0.1))
+        yield Event(at, actions.FailDisk(_node(chance, config), first, "disk full", lasts))
 
 
 class WrongChecksum(Fault):

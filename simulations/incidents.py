@@ -134,8 +134,8 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
         case actions.Drift(rate=rate):
             world.reached["clock drifted"] += 1
             machine.set_drift(rate)
-        case actions.FailDisk(commits=commits, how=how):
-            machine.disk.fail(commits, how)
+        case actions.FailDisk(commits=commits, how=how, lasts=lasts):
+            machine.disk.fail(commits, how, lasts)
         case actions.DamageRecord(table=table, where=where):
             if machine.disk.damage(Table[table], where):
                 world.reached["record damaged"] += 1

@@ -28,7 +28,7 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError
+from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError, StoreFull
 from crdtmail.gossip import conversation
 from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
@@ -187,7 +187,7 @@ class Machine:
             world.record("down", self.name, "crashed in recovery")
             world.after(_RESTART_US, self.start)
             return
-        except StoreError as error:
+        except (StoreError, StoreFull) as error:
             if str(error) in DISK_FAILURES:
                 world.reached[f"{error} at the start"] += 1
                 world.after(_RESTART_US, self.start)
@@ -497,6 +497,9 @@ class Machine:
         world = self.world
         try:
             self.disk.commit(batch.changes)
+        except StoreFull as error:
+            self._has_no_room(batch, error)
+            return
         except StoreError as error:
             self._fail(batch, error)
             return
@@ -543,6 +546,17 @@ class Machine:
                 write.resume(*answer)
             else:
                 write.resume(outcome, None)
+
+    def _has_no_room(self, batch: _Batch, error: StoreFull) -> None:
+        """The whole group comes to nothing, and the writer goes on."""
+        self.world.reached[str(error)] += 1
+        self._is_writing = False
+        life = self.life
+        for write in batch.writes:
+            if self.life == life:
+                write.resume(None, error)
+        if self.life == life:
+            self._write_next()
 
     def _fail(self, batch: _Batch, error: StoreError) -> None:
         """The medium fails: everybody hears that, and the node stops rather than go on."""

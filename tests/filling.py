@@ -66,7 +66,7 @@ def take_over(
     try:
         perform(fill(replica, "source", filling, is_repair=is_repair), store, ask)
     finally:
-        replica.is_filling = False
+        filling.attempt.is_on = False
     return filling
 
 

@@ -26,7 +26,8 @@ LAYERS = [
     {"config"},
     {"security"},
     {"web", "client", "sources", "screen"},
-    {"daemon", "importing", "verify"},
+    {"daemon", "importing", "verify", "checking", "backups"},
+    {"upkeep"},
     {"demo", "commands"},
     {"cli"},
     {"__main__"},
@@ -112,6 +113,8 @@ ADAPTERS = {
     "daemon",
     "importing",
     "verify",
+    "backups",
+    "upkeep",
     "demo",
     "cli",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from crdtmail.crdt.clock import Clock, ReplicaId
-from crdtmail.errors import StoreError
+from crdtmail.errors import StoreError, StoreFull
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.tables import Head, Lsn, WritableTables
 from simulations.disk import Disk, PowerCut
@@ -91,13 +91,24 @@ def test_the_power_fails_once_in_the_middle_of_a_transaction(keep: int, left: in
 
 
 def test_the_nth_commit_from_now_fails_once_and_leaves_nothing(disk: Disk) -> None:
-    disk.fail(2, "disk full")
+    disk.fail(2, "I/O error")
     commit(disk, 4)
-    with pytest.raises(StoreError, match="disk full"):
+    with pytest.raises(StoreError, match="I/O error"):
         commit(disk, 5)
     assert seq(disk) == 4
     commit(disk, 6)
     assert seq(disk) == 6
+
+
+def test_a_full_disk_takes_nothing_until_there_is_room_again(disk: Disk) -> None:
+    disk.fail(2, "disk full", lasts=3)
+    commit(disk, 4)
+    for refused in (5, 6, 7):
+        with pytest.raises(StoreFull, match="disk full"):
+            commit(disk, refused)
+        assert seq(disk) == 4
+    commit(disk, 8)
+    assert seq(disk) == 8
 
 
 def test_a_disk_that_fails_no_more_has_forgotten_every_failure(disk: Disk) -> None:

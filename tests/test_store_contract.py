@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmail.crdt.clock import ReplicaId
-from crdtmail.errors import ConfigError, StoreError
+from crdtmail.errors import ConfigError, StoreError, StoreFull
 from crdtmail.replica import Replica
 from crdtmail.store.interface import Store, Table, Transaction, after_prefix
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
 from simulations.disk import Disk
+from tests.small_disk import small_disk
 from tests.test_semantics import lmdb_stores
 
 T1, T2 = Table.META, Table.CHANGES
@@ -38,6 +40,22 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     made = MAKES[request.param](tmp_path / "store")
     yield made
     made.close()
+
+
+FillableDisk = tuple[Store, Callable[[], None], Callable[[], None]]
+"""A store, what takes the room away from it, and what gives it back."""
+
+
+@contextmanager
+def simulated_disk_to_fill(folder: Path) -> Iterator[FillableDisk]:
+    store = Disk(b"mx1")
+    yield store, lambda: store.fail(1, "disk full", lasts=1000), store.fail_no_more
+
+
+@contextmanager
+def lmdb_disk_to_fill(folder: Path) -> Iterator[FillableDisk]:
+    with small_disk(folder) as disk, closing(LmdbStore(folder / "node")) as store:
+        yield store, disk.fill, disk.empty
 
 
 def put(store: Store, **rows: bytes) -> None:
@@ -157,6 +175,22 @@ def test_a_failing_nested_transaction_is_undone_alone(store: Store) -> None:
 
     store.transact(work)
     assert content(store) == {b"first": b"1", b"third": b"3"}
+
+
+@pytest.mark.parametrize("make", [simulated_disk_to_fill, lmdb_disk_to_fill])
+def test_a_transaction_that_finds_no_room_leaves_nothing_and_the_next_one_is_as_if_it_had_not_been(
+    make: Callable[[Path], AbstractContextManager[FillableDisk]], tmp_path: Path
+) -> None:
+    with make(tmp_path / "disk") as (store, fill, empty):
+        put(store, a=b"1")
+        fill()
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                put(store, a=b"2", b=bytes(100_000))
+            assert content(store) == {b"a": b"1"}
+        empty()
+        put(store, b=bytes(100_000))
+        assert content(store) == {b"a": b"1", b"b": bytes(100_000)}
 
 
 def test_a_snapshot_stays_as_it_was_while_others_write(store: Store) -> None:

@@ -16,7 +16,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Delta
 from crdtmail.effects import Call, Kind, Reply, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError, RequestError, StoreError
+from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull
 from crdtmail.gossip.codec import (
     decode_answer,
     decode_clock,
@@ -40,7 +40,7 @@ from crdtmail.gossip.snapshot import (
     decode_request,
     encode_numbered,
 )
-from crdtmail.limits import BATCH_BYTES, SNAPSHOT_IDLE_S
+from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S
 from crdtmail.replica import Keep, Outcome, Replica
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
@@ -186,7 +186,11 @@ class Gossip:
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
         if answer.deltas:
-            reception = yield from self._receive(answer.deltas)
+            try:
+                reception = yield from self._receive(answer.deltas)
+            except StoreFull as error:
+                session.has_no_room(self._now(), ours, theirs, str(error))
+                return
             if reception.refusal is not None:
                 raise PeerError(reception.refusal)
             after = reception.clock
@@ -317,7 +321,7 @@ class Gossip:
         """What has to be done now and then: give up old snapshots, and prune the log."""
         self.snapshots.give_up_old()
         offered = self._offered
-        if offered is not None and offered.asked and self._now() - offered.answered_at > SNAPSHOT_IDLE_S:
+        if offered is not None and offered.asked and self._now() - offered.answered_at > GOSSIP_TIMEOUT_S:
             self._end_offer()
         while (yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))):
             yield from persist(lambda txn: self.replica.prune(txn, self.stable(), keep))
@@ -373,8 +377,7 @@ class Gossip:
         try:
             theirs = yield from fill(self.replica, address, filling, is_repair=is_repair)
         finally:
-            self.filling = None
-            self.replica.is_filling = False
+            self.filling, filling.attempt.is_on = None, False
         self.filled += 1
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
@@ -406,9 +409,12 @@ class Gossip:
         self.peers.hear(self._now(), position)
         last = self._remembered_at.get(position.replica)
         if last is None or self._now() - last > _REMEMBER_PEERS_EVERY_S:
-            yield from persist(
-                lambda txn: self.replica.meet(txn, position.replica, position.name, position.clock)
-            )
+            try:
+                yield from persist(
+                    lambda txn: self.replica.meet(txn, position.replica, position.name, position.clock)
+                )
+            except StoreFull:
+                return  # what is here already is told all the same; the peer is remembered another time
             self.replica.members |= {position.replica}
             self._remembered_at[position.replica] = self._now()
 

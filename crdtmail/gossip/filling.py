@@ -7,7 +7,7 @@ them all in one transaction.  A node that is killed meanwhile compares again, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from crdtmail import views
@@ -39,7 +39,7 @@ from crdtmail.gossip.snapshot import (
     joined,
 )
 from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID
-from crdtmail.replica import Replica
+from crdtmail.replica import Attempt, Replica
 from crdtmail.staging import Wanted, check_staged, expect_mailbox, forget_blocks, stage
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import BLOCK, StagedDirectory, Tables, WritableTables
@@ -59,6 +59,7 @@ class Filling:
     staged: int = 0
     bytes: int = 0
     took_s: float = 0.0
+    attempt: Attempt = field(default_factory=Attempt)
 
 
 _Planned = tuple[Wanted, tuple[UidRange, ...]]
@@ -74,7 +75,7 @@ def fill(replica: Replica, address: str, filling: Filling, *, is_repair: bool) -
     began = decode_begun((yield from asking.ask(Begin())))
     filling.messages = began.messages
     for _ in range(_ATTEMPTS):
-        comparison = yield from persist(replica.compare)
+        comparison = yield from persist(lambda txn: replica.compare(txn, filling.attempt))
         yield from _Comparison(replica, asking, began, comparison).run()
         merged = yield from persist(
             lambda txn, at=comparison: replica.merge(txn, at, began.position.clock, is_repair=is_repair)  # type: ignore[misc]

@@ -64,9 +64,9 @@ class Peers:
         """
         last: dict[str, ReplicaId] = {}
         for replica, heard in sorted(self.heard.items(), key=lambda pair: pair[1].at):
-            if replica not in retired and replica != self._replica and heard.name != self._name:
+            if replica != self._replica and heard.name != self._name:
                 last[heard.name] = replica
-        return {replica: self.heard[replica] for replica in last.values()}
+        return {replica: self.heard[replica] for replica in last.values() if replica not in retired}
 
     def stable(self, clock: Clock, retired: frozenset[ReplicaId]) -> Clock:
         """What of `clock` every member is known to have."""

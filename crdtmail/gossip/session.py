@@ -166,6 +166,14 @@ class Session:
         else:
             self._next_exchange_at = now
 
+    def has_no_room(self, now: float, ours: Position, theirs: Position, reason: str) -> None:
+        """The peer told its position, but what it sent finds no room here: ask again later, and meanwhile
+        tell it what we have."""
+        self.failed(now, reason)
+        self._next_exchange_at, self._retry_at = self._retry_at, now
+        self.known = theirs.clock
+        self.met(ours, theirs)
+
     def failed(self, now: float, reason: str) -> None:
         """The action came to nothing: back off, with jitter, up to the longest pause."""
         self._busy = None

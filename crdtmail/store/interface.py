@@ -43,6 +43,15 @@ class NeedsRoom(StoreError):
     """The store must grow before this transaction fits; `Store.transact` sees to it and no caller does."""
 
 
+class DamagedRecord(StoreError):
+    """A record is not what was written under its key."""
+
+    def __init__(self, table: Table, key: bytes) -> None:
+        super().__init__(f"table {table.value.decode()}: the record under {key.hex()} has a wrong checksum")
+        self.table = table
+        self.key = key
+
+
 class Snapshot(Protocol):
     """One consistent state, for reading."""
 
@@ -109,7 +118,8 @@ class Store(Protocol):
         """Run `work` and make all that it wrote durable, or on an exception nothing; then answer.
 
         `work` runs again from the start if the store has to grow, so it may change nothing but the
-        transaction.  Only one thread may write.  Raises StoreError if the medium fails.
+        transaction.  Only one thread may write.  Raises StoreFull if there is no room for it, and the store
+        is as before and stays fit for use; StoreError if the medium fails.
         """
         ...
 
@@ -135,10 +145,10 @@ def seal_all(rows: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 def unseal(table: Table, key: bytes, record: bytes) -> bytes:
-    """The value in `record`.  Raises StoreError if it is not what was written under `key`."""
+    """The value in `record`.  Raises DamagedRecord if it is not what was written under `key`."""
     value = record[_CHECKSUM:]
     if zlib.crc32(value, zlib.crc32(key)) != int.from_bytes(record[:_CHECKSUM], "big"):
-        raise StoreError(f"table {table.value.decode()}: the record under {key.hex()} has a wrong checksum")
+        raise DamagedRecord(table, key)
     return value
 
 

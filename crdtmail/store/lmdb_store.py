@@ -3,28 +3,46 @@
 LMDB is copy-on-write: a commit is whole or absent after a crash, and readers never wait for the
 writer (Chu 2011, http://www.lmdb.tech/doc/).  A commit is synced before `transact` returns.  The map
 grows by itself: a transaction that does not fit is given up and run again in a larger map.
+
+On a full disk a transaction comes to nothing and the store stays fit for use.  LMDB writes the pages of a
+commit to places that no committed state uses, syncs them, and only then writes its meta page, which lies
+at the start of the file and needs no new room.  So without room it fails before the meta page, and the last
+state stands.  A failing meta page leaves in doubt which state stands; LMDB then refuses every further
+transaction, and so do we.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from crdtmail.errors import ConfigError, Overloaded, StoreError
-from crdtmail.limits import MAX_READERS, MIB
+from crdtmail.errors import ConfigError, Overloaded, StoreError, StoreFull
+from crdtmail.limits import LARGEST_WRITE, MAX_READERS, MIB
 from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, seal_all, unseal
 
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
 _NUMBER = 16  # bytes
+_DATA, _READERS = "data.mdb", "lock.mdb"
+_READER_TABLE = 64 * (MAX_READERS + 2)  # bytes: a cache line for each slot, two for the head (mdb.c)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_OURS = "it and all that is in it must belong to the user that runs crdtmail"
+_ADVICE = {
+    errno.EACCES: _NOT_OURS,
+    errno.EPERM: _NOT_OURS,
+    errno.EROFS: "mount its file system for writing",
+    **dict.fromkeys(_NO_ROOM, "make room on its disk"),
+}
 FIRST_MAP = 256 * 1024 * MIB
 """Address space, not disk: the file is as long as what is in it.  So large that growing, for which all
 readers must have ended, is for the very few."""
@@ -34,32 +52,41 @@ class LmdbStore:
     """The tables of one node in `folder`, which is made if it is not there.
 
     Raises ConfigError if another process has the folder open or it cannot be used, StoreError if what
-    is in it is no LMDB environment.
+    is in it is no LMDB environment or its disk is full.
     """
 
     def __init__(self, folder: Path, *, first_map: int = FIRST_MAP) -> None:
-        try:
+        self._folder = folder
+        self._first_map = first_map
+        with _folder_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
-        except OSError as error:
-            raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
         try:
-            data = folder / "data.mdb"
-            size = max(first_map, 2 * data.stat().st_size if data.exists() else 0)
-            # Most reads are of single records: reading ahead makes one flag in a large cold mailbox take
-            # twenty times as long (`python -m benchmarks cold-flag`).
-            self._env = lmdb.open(
-                str(folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS, readahead=False
-            )
-            self._env.reader_check()
-            self._tables: dict[Table, Any] = {table: self._env.open_db(table.value) for table in Table}
-        except lmdb.Error as error:
+            with _folder_errors(folder):
+                _allocate_reader_table(folder)
+                self._env = self._open()
+        except BaseException:
             os.close(self._lock)
-            raise StoreError(f"the data folder {folder} cannot be opened: {error}") from error
-        self._place = _Place(folder)
+            raise
         self._readers = 0
         self._growing = False
         self._gate = threading.Condition()
+
+    def _open(self) -> lmdb.Environment:
+        data = self._folder / _DATA
+        size = max(self._first_map, 2 * data.stat().st_size if data.exists() else 0)
+        # Most reads are of single records: reading ahead makes one flag in a large cold mailbox take
+        # twenty times as long (`python -m benchmarks cold-flag`).
+        env = lmdb.open(
+            str(self._folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS, readahead=False
+        )
+        try:
+            env.reader_check()
+            self._tables: dict[Table, Any] = {table: env.open_db(table.value) for table in Table}
+        except lmdb.Error:
+            env.close()
+            raise
+        return env
 
     def is_at(self, place: bytes) -> bool:
         return place in self._place.known
@@ -69,12 +96,18 @@ class LmdbStore:
         return self._place.next
 
     def settle(self) -> None:
-        self._place.settle()
+        with _folder_errors(self._folder):
+            self._place.settle()
+
+    @cached_property
+    def _place(self) -> _Place:
+        with _folder_errors(self._folder):
+            return _Place(self._folder)
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         with self._reading() as txn:
-            yield _Transaction(self._env, txn, self._tables)
+            yield _Transaction(txn, self._tables, self._nested)
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
@@ -87,7 +120,7 @@ class LmdbStore:
                 begun = self._env.begin()
             except lmdb.ReadersFullError as error:
                 raise Overloaded("too many snapshots are open already") from error
-            with begun as txn:
+            with self._medium_errors(), begun as txn:
                 yield txn
         finally:
             with self._gate:
@@ -96,11 +129,22 @@ class LmdbStore:
 
     def transact(self, work: Callable[[Transaction], T]) -> T:
         while True:
+            last = self._env.info()["last_txnid"]
             try:
-                with _medium_errors(), self._env.begin(write=True) as txn:
-                    return work(_Transaction(self._env, txn, self._tables))
+                with self._medium_errors(), self._env.begin(write=True) as txn:
+                    return work(_Transaction(txn, self._tables, self._nested))
             except NeedsRoom:
                 self._grow()
+            except StoreFull:
+                self._assure_that_nothing_was_committed_after(last)
+                raise
+
+    def _assure_that_nothing_was_committed_after(self, last: int) -> None:
+        """The disk is full, and the last state still stands.  Raises StoreError if LMDB is not sure of it."""
+        with self._medium_errors():
+            self._env.begin(write=True).abort()  # refused if the meta page could not be written
+        if self._env.info()["last_txnid"] != last:
+            raise StoreError("the disk is full, and the last commit may or may not be on it")
 
     def size(self) -> dict[Table, int]:
         with self._reading() as txn:
@@ -123,20 +167,43 @@ class LmdbStore:
             self._growing = True
             try:
                 self._gate.wait_for(lambda: self._readers == 0)
-                with _medium_errors():
+                with self._medium_errors():
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
             finally:
                 self._growing = False
                 self._gate.notify_all()
 
+    @contextmanager
+    def _nested(self, parent: Any) -> Iterator[Transaction]:
+        with self._medium_errors(), lmdb.Transaction(self._env, parent=parent, write=True) as child:
+            yield _Transaction(child, self._tables, self._nested)
+
+    @contextmanager
+    def _medium_errors(self) -> Iterator[None]:
+        """LMDB's errors as ours."""
+        try:
+            yield
+        except lmdb.MapFullError as error:
+            raise NeedsRoom("the map is full") from error
+        except lmdb.Error as error:
+            code = getattr(error, "code", None)
+            if code in _NO_ROOM or (code == errno.EIO and not _has_room(self._lock)):
+                raise StoreFull(f"there is no room left for {self._folder}; make room on its disk") from error
+            raise StoreError(f"the store failed: {error}") from error
+
 
 class _Transaction:
     """One LMDB transaction over all tables.  `txn` gives bytes, never buffers."""
 
-    def __init__(self, env: lmdb.Environment, txn: Any, tables: dict[Table, Any]) -> None:
-        self._env = env
+    def __init__(
+        self,
+        txn: Any,
+        tables: dict[Table, Any],
+        nest: Callable[[Any], AbstractContextManager[Transaction]] | None = None,
+    ) -> None:
         self._txn = txn
         self._tables = tables
+        self._nest = nest
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         record = self._txn.get(key, db=self._tables[table])
@@ -170,21 +237,126 @@ class _Transaction:
                         return
                     yield key, unseal(table, key, record)
 
-    @contextmanager
-    def nested(self) -> Iterator[Transaction]:
-        with _medium_errors(), lmdb.Transaction(self._env, parent=self._txn, write=True) as child:
-            yield _Transaction(self._env, child, self._tables)
+    def nested(self) -> AbstractContextManager[Transaction]:
+        assert self._nest is not None, "a store that is only read has no nested transactions"
+        return self._nest(self._txn)
+
+
+# Copies ---------------------------------------------------------------------------------------------------
+
+
+def copy_store(folder: Path, target: Path) -> None:
+    """Write the last committed state of the store in `folder` to the new file `target`, durably.
+
+    A node that has the store open goes on meanwhile.  Raises ConfigError, StoreError.
+    """
+    data = folder / _DATA
+    if not data.is_file():
+        raise ConfigError(f"there is no store in {folder}")
+    with _folder_errors(folder):
+        if not (folder / _READERS).exists():
+            _allocate_reader_table(folder)
+        size = max(FIRST_MAP, 2 * data.stat().st_size)
+        env = lmdb.open(
+            str(folder),
+            readonly=True,
+            create=False,
+            map_size=size,
+            max_dbs=len(Table),
+            max_readers=MAX_READERS,
+        )
+    with env, os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
+        try:
+            env.copyfd(copy.fileno(), compact=True)
+        except lmdb.Error as error:
+            raise StoreError(f"the store in {folder} cannot be copied to {target}: {error}") from error
+        os.fsync(copy.fileno())
 
 
 @contextmanager
-def _medium_errors() -> Iterator[None]:
-    """LMDB's errors as ours."""
+def reading(file: Path) -> Iterator[Snapshot]:
+    """The state in a copy of a store, which nobody writes meanwhile.  Raises StoreError if it is none."""
+    try:
+        with lmdb.open(
+            str(file), subdir=False, readonly=True, create=False, lock=False, max_dbs=len(Table)
+        ) as env:
+            if file.stat().st_size < env.stat()["psize"] * (env.info()["last_pgno"] + 1):
+                raise StoreError(f"{file} is cut off")  # to read on would kill the process
+            tables = {}
+            for table in Table:
+                with suppress(lmdb.NotFoundError):  # an older format has fewer
+                    tables[table] = env.open_db(table.value, create=False)
+            with env.begin() as txn:
+                yield _Transaction(txn, tables)
+    except lmdb.Error as error:
+        raise StoreError(f"{file} cannot be read as a store: {error}") from error
+
+
+def data_file(path: Path) -> Path:
+    """The file that holds the state, of a folder or of a copy in a file of its own."""
+    return path / _DATA if path.is_dir() else path
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """No other process can use the folder as long as the block lasts.  Raises ConfigError if one does."""
+    with _folder_errors(folder):
+        lock = _lock(folder)
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise NeedsRoom("the map is full") from error
-    except lmdb.Error as error:
-        raise StoreError(f"the store failed: {error}") from error
+    finally:
+        os.close(lock)
+
+
+# The folder -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """What keeps a folder from being used, as our errors, with what to do about it."""
+    try:
+        yield
+    except (OSError, lmdb.Error) as error:
+        code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+        reason = os.strerror(code) if code in _ADVICE else getattr(error, "strerror", None) or str(error)
+        advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
+        is_setting = isinstance(error, OSError) or code in _ADVICE
+        kind = ConfigError if is_setting and code not in _NO_ROOM else StoreError
+        raise kind(f"the data folder {folder} cannot be used: {reason}{advice}") from error
+
+
+def _allocate_reader_table(folder: Path) -> None:
+    """LMDB maps this file and leaves it sparse: on a full disk the next reader would be killed by SIGBUS.
+
+    Only before LMDB has it open: to close a file takes away the process's locks on it.
+    """
+    table = _open_in(folder, _READERS)
+    try:
+        os.posix_fallocate(table, 0, _READER_TABLE)
+    finally:
+        os.close(table)
+
+
+def _open_in(folder: Path, name: str) -> int:
+    """A file of the folder; one that root makes belongs to whoever the folder belongs to."""
+    file = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
+    return file
+
+
+def _has_room(file: int) -> bool:
+    """Whether the file can take as much as LMDB ever writes at once: a write that was cut short, which is how
+    most disks fill up, it calls an I/O error."""
+    size = os.fstat(file).st_size
+    try:
+        os.posix_fallocate(file, size, LARGEST_WRITE)
+    except OSError as error:
+        return error.errno not in _NO_ROOM
+    finally:
+        os.ftruncate(file, size)
+    return True
 
 
 class _Place:
@@ -201,7 +373,7 @@ class _Place:
             self._machine = _MACHINE_ID.read_bytes().strip()
         except OSError:  # not every container has one
             self._machine = b""
-        with (folder / "data.mdb").open("rb") as data:
+        with (folder / _DATA).open("rb") as data:
             self._inode = os.fstat(data.fileno()).st_ino
             try:
                 self._generation = fcntl.ioctl(data.fileno(), _GET_GENERATION, bytes(8))
@@ -235,7 +407,7 @@ class _Place:
 
 def _lock(folder: Path) -> int:
     """Hold the folder for this process.  The kernel lets go of it however the process ends."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _open_in(folder, "lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

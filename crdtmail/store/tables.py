@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from struct import Struct
-from typing import NamedTuple, NewType
+from typing import Any, NamedTuple, NewType
 
 import msgspec
 
@@ -220,6 +220,11 @@ class Tables:
         lsn, digest, clock, floor, log_bytes, messages = _HEAD(record)
         return Head(Lsn(lsn), Clock(clock), digest, Clock(floor), log_bytes, messages)
 
+    def last_mailbox_number(self) -> int:
+        """The number that was given to a mailbox last."""
+        record = self._rows.get(Table.META, b"numbers")
+        return 0 if record is None else int(_U32.unpack(record)[0])
+
     def peers(self) -> dict[ReplicaId, PeerRecord]:
         found = {}
         for key, record in self._rows.scan(Table.PEERS, b""):
@@ -241,6 +246,10 @@ class Tables:
         record = self._rows.get(Table.LOG, _U64.pack(lsn))
         return None if record is None else _log_entry(lsn, record)
 
+    def log_index(self) -> Iterator[tuple[Dot, Lsn]]:
+        for key, record in self._rows.scan(Table.LOG_INDEX, b""):
+            yield Dot(*_DOT.unpack(key)), Lsn(_U64.unpack(record)[0])
+
     # Mailboxes ----------------------------------------------------------------------------------------
 
     def mailbox(self, account: Account, mailbox: MailboxId) -> Mailbox | None:
@@ -252,6 +261,19 @@ class Tables:
         prefix = _mailbox_key(account, MailboxId(b""))
         for key, record in self._rows.scan(Table.MAILBOXES, prefix, after_prefix(prefix)):
             yield MailboxId(key[len(prefix) :]), _mailbox(record)
+
+    def every_mailbox(self) -> Iterator[tuple[Account, MailboxId, Mailbox]]:
+        """The living mailboxes of all accounts."""
+        for key, record in self._rows.scan(Table.MAILBOXES, b""):
+            account, mailbox = split_key(Table.MAILBOXES, key)
+            yield account, mailbox, _mailbox(record)
+
+    def mailbox_numbers(self, table: Table) -> Iterator[int]:
+        """The mailboxes, by their numbers, of which the table has rows."""
+        start: bytes | None = b""
+        while start is not None and (found := next(self._rows.scan(table, start), None)) is not None:
+            yield _U32.unpack_from(found[0])[0]
+            start = after_prefix(found[0][: _U32.size])
 
     def accounts(self, after: Account = "") -> Iterator[Account]:
         """The accounts that have or had mailboxes, in order, after the one named."""
@@ -273,7 +295,17 @@ class Tables:
     def directory(self, account: Account) -> bytes:
         return self._rows.get(Table.DIRECTORIES, account.encode()) or b""
 
+    def directories(self) -> Iterator[Account]:
+        """The accounts that have a directory."""
+        for key, _ in self._rows.scan(Table.DIRECTORIES, b""):
+            yield key.decode()
+
     # Messages -----------------------------------------------------------------------------------------
+
+    def uids(self, number: int) -> Iterator[tuple[MessageId, Uid]]:
+        """What `uid` gives for every message."""
+        for key, record in self._rows.scan(Table.MESSAGE_IDS, _U32.pack(number), _U32.pack(number + 1)):
+            yield MessageId(key[4:].decode()), Uid(_U32.unpack(record)[0])
 
     def uid(self, number: int, id: MessageId) -> Uid | None:
         record = self._rows.get(Table.MESSAGE_IDS, _U32.pack(number) + id.encode())
@@ -346,6 +378,9 @@ class Tables:
         record = self._rows.get(Table.STAGED, _mailbox_key(account, mailbox))
         return None if record is None else _staged(record)
 
+    def has_change(self, number: int, change: Change) -> bool:
+        return self._rows.get(Table.CHANGES, _change_key(number, change)) is not None
+
     def changes(self, number: int, modseq: int, uid: int) -> Iterator[Change]:
         """The changes after the one at (`modseq`, `uid`), in order."""
         start = _BOX_MODSEQ_UID.pack(number, modseq, uid) + b"\xff" * 4  # no UTF-8 text starts so
@@ -365,7 +400,15 @@ class WritableTables(Tables):
     def put_identity(self, replica: ReplicaId, place: bytes) -> None:
         self._txn.put(Table.META, b"place", place)
         self._txn.put(Table.META, b"replica", _U64.pack(replica))
+        self.put_format()
+
+    def put_format(self) -> None:
         self._txn.put(Table.META, b"format", _U32.pack(FORMAT))
+
+    def forget_identity(self) -> None:
+        """At its next start the node takes a new replica id."""
+        self._txn.delete(Table.META, b"place")
+        self._txn.delete(Table.META, b"replica")
 
     def put_head(self, head: Head) -> None:
         fields = (
@@ -385,7 +428,13 @@ class WritableTables(Tables):
     def append_to_log(self, entry: LogEntry) -> None:
         record = _LOG_HEAD.pack(*entry.dot, entry.applied_at_ms) + entry.delta
         self._txn.put(Table.LOG, _U64.pack(entry.lsn), record)
-        self._txn.put(Table.LOG_INDEX, _DOT.pack(*entry.dot), _U64.pack(entry.lsn))
+        self.put_lsn(entry.dot, entry.lsn)
+
+    def put_lsn(self, dot: Dot, lsn: Lsn | None) -> None:
+        if lsn is None:
+            self._txn.delete(Table.LOG_INDEX, _DOT.pack(*dot))
+        else:
+            self._txn.put(Table.LOG_INDEX, _DOT.pack(*dot), _U64.pack(lsn))
 
     def delete_from_log(self, entry: LogEntry) -> None:
         self._txn.delete(Table.LOG, _U64.pack(entry.lsn))
@@ -393,10 +442,12 @@ class WritableTables(Tables):
 
     def next_mailbox_number(self) -> int:
         """A number that no mailbox has had: no row of a deleted one can be taken for one of another."""
-        record = self._rows.get(Table.META, b"numbers")
-        number = 1 if record is None else int(_U32.unpack(record)[0]) + 1
-        self._txn.put(Table.META, b"numbers", _U32.pack(number))
+        number = self.last_mailbox_number() + 1
+        self.put_last_mailbox_number(number)
         return number
+
+    def put_last_mailbox_number(self, number: int) -> None:
+        self._txn.put(Table.META, b"numbers", _U32.pack(number))
 
     def put_mailbox(self, account: Account, mailbox: MailboxId, record: Mailbox) -> None:
         fields = (
@@ -417,9 +468,13 @@ class WritableTables(Tables):
         self._txn.delete(Table.MAILBOXES, _mailbox_key(account, mailbox))
         if record.shown:
             self._txn.put(Table.BURNT, _mailbox_key(account, mailbox), _U32.pack(record.shown))
-        prefix = _U32.pack(record.number)
-        for key, _ in list(self._rows.scan(Table.CHANGES, prefix, after_prefix(prefix))):
-            self._txn.delete(Table.CHANGES, key)
+        self.forget_rows(Table.CHANGES, record.number)
+
+    def forget_rows(self, table: Table, number: int) -> None:
+        """Forget all that the table has of one mailbox."""
+        prefix = _U32.pack(number)
+        for key, _ in list(self._rows.scan(table, prefix, after_prefix(prefix))):
+            self._txn.delete(table, key)
 
     def put_range(self, number: int, range: Range) -> None:
         """Write the block's record, or without messages none."""
@@ -473,7 +528,7 @@ class WritableTables(Tables):
         """Write the record; `body` is `encode_instances` of the message."""
         key = id.encode()
         self._txn.put(Table.MESSAGES, _BOX_UID.pack(number, uid) + key, _U64.pack(modseq) + body)
-        self._txn.put(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + key, b"")
+        self.put_change(number, Change(modseq, uid, id))
 
     def put_messages(
         self, number: int, modseq: Modseq, messages: Sequence[tuple[Uid, MessageId, bytes]]
@@ -487,12 +542,14 @@ class WritableTables(Tables):
         self._txn.put_many(Table.CHANGES, ((box_modseq + uid + id, b"") for uid, id, _ in keys))
 
     def delete_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
-        key = id.encode()
-        self._txn.delete(Table.MESSAGES, _BOX_UID.pack(number, uid) + key)
-        self._txn.delete(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + key)
+        self._txn.delete(Table.MESSAGES, _BOX_UID.pack(number, uid) + id.encode())
+        self.forget_change(number, Change(modseq, uid, id))
 
-    def forget_change(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
-        self._txn.delete(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid) + id.encode())
+    def put_change(self, number: int, change: Change) -> None:
+        self._txn.put(Table.CHANGES, _change_key(number, change), b"")
+
+    def forget_change(self, number: int, change: Change) -> None:
+        self._txn.delete(Table.CHANGES, _change_key(number, change))
 
     def put_uid(self, number: int, id: MessageId, uid: Uid | None) -> None:
         key = _U32.pack(number) + id.encode()
@@ -502,7 +559,7 @@ class WritableTables(Tables):
             self._txn.put(Table.MESSAGE_IDS, key, _U32.pack(uid))
 
     def put_vanished(self, number: int, uid: Uid, modseq: Modseq) -> None:
-        self._txn.put(Table.CHANGES, _BOX_MODSEQ_UID.pack(number, modseq, uid), b"")
+        self.put_change(number, Change(modseq, uid, None))
 
     def put_stale(self, number: int, id: MessageId) -> None:
         self._txn.put(Table.STALE, _U32.pack(number) + id.encode(), b"")
@@ -535,6 +592,36 @@ def element_digest(salt: bytes, name: bytes, content: bytes) -> int:
     """64 bits that stand for one element; a digest is the exclusive or of those of its elements."""
     hashed = hashlib.blake2b(name + b"\0" + content, digest_size=8, salt=salt)
     return int.from_bytes(hashed.digest(), "big")
+
+
+def split_key(table: Table, key: bytes) -> tuple[Any, ...]:
+    """What a key names, in the order of the table above; an empty message id is None."""
+    match table:
+        case Table.META:
+            return (key.decode(),)
+        case Table.LOG:
+            return _U64.unpack(key)
+        case Table.LOG_INDEX:
+            return _DOT.unpack(key)
+        case Table.MAILBOXES | Table.BURNT | Table.STAGED:
+            account, _, mailbox = key.partition(b"\0")
+            return account.decode(), MailboxId(mailbox)
+        case Table.RANGES:
+            return _BOX_UID.unpack(key)
+        case Table.MESSAGES:
+            return *_BOX_UID.unpack_from(key), key[_BOX_UID.size :].decode()
+        case Table.CHANGES:
+            return *_BOX_MODSEQ_UID.unpack_from(key), key[_BOX_MODSEQ_UID.size :].decode() or None
+        case Table.MESSAGE_IDS | Table.STALE:
+            return *_U32.unpack_from(key), key[_U32.size :].decode()
+        case Table.ACCOUNTS | Table.DIRECTORIES:
+            return (key.decode(),)
+        case Table.PEERS:
+            return _U64.unpack(key)
+
+
+def _change_key(number: int, change: Change) -> bytes:
+    return _BOX_MODSEQ_UID.pack(number, change.modseq, change.uid) + (change.id or "").encode()
 
 
 def _log_entry(lsn: Lsn, record: bytes) -> LogEntry:

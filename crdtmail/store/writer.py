@@ -1,7 +1,8 @@
 """The single writer: one thread, one commit for all the writes that wait (group commit).
 
 Each write runs in a nested transaction, so one that fails spoils no other; one fsync makes the whole
-group durable, and only then is anybody answered.  A failing medium ends the writer for good.
+group durable, and only then is anybody answered.  On a full disk a group comes to nothing, and the next
+is tried as if nothing had been; a failing medium ends the writer for good.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, Generic, NamedTuple
 
-from crdtmail.errors import Overloaded, StoreError
+from crdtmail.errors import Overloaded, StoreError, StoreFull
 from crdtmail.limits import MAX_GROUP, MAX_WRITES_WAITING
 from crdtmail.store.interface import NeedsRoom, Snapshot, Store, T, Transaction
 
@@ -45,6 +46,7 @@ class Writer:
         self._wake = threading.Condition()
         self._stopping = False
         self._failure: StoreError | None = None
+        self._is_full = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -53,10 +55,16 @@ class Writer:
         """Why nothing is written any more, if that is so."""
         return self._failure
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no room for what was to be written last."""
+        return self._is_full
+
     def submit(self, work: Callable[[Transaction], T]) -> Future[T]:
         """Run `work` in the next group.  The future is done when its effects are durable.
 
-        Raises Overloaded if too many writes wait, StoreError if the medium has failed.
+        Raises Overloaded if too many writes wait, StoreError if the medium has failed; the future raises
+        StoreFull if there is no room.
         """
         return self._enqueue(work, wants_snapshot=False)
 
@@ -99,9 +107,15 @@ class Writer:
     def _commit(self, group: list[_Write]) -> None:
         try:
             outcomes = self._store.transact(lambda txn: run_group(txn, [write.work for write in group]))
+        except StoreFull as error:
+            self._is_full = True
+            for write in group:
+                write.future.set_exception(error)
+            return
         except Exception as error:
             self._fail(group, error)
             return
+        self._is_full = False
         try:
             self._committed()
         except Exception as error:
@@ -145,7 +159,7 @@ def run_group(txn: Transaction, works: Sequence[Callable[[Transaction], Any]]) -
         try:
             with txn.nested() as inner:
                 outcomes.append(work(inner))
-        except NeedsRoom:
+        except (NeedsRoom, StoreFull):  # the whole group's
             raise
         except Exception as error:  # the write's own failure: its caller's to hear, nobody else's
             outcomes.append(Failed(error))

@@ -16,6 +16,7 @@ from crdtmail.errors import (
     PeerError,
     RequestError,
     StoreError,
+    StoreFull,
     Unauthenticated,
 )
 
@@ -65,7 +66,7 @@ def problem(status: int, type: str, title: str, detail: str, *, retry: bool = Fa
 
 
 def _retryable(error: RequestError) -> bool:
-    return isinstance(error, NotYet | Overloaded)
+    return isinstance(error, NotYet | Overloaded | StoreFull)
 
 
 def _type(error: web.HTTPException) -> str:

@@ -40,6 +40,11 @@ async def node_status(node: Node, guard: Guard) -> dict[str, Any]:
     sizes = await node.table_sizes()
     state, lags = await node.read(query)
     alarms = []
+    if node.is_full:
+        alarms.append(
+            "there is no room left for this node's store: it takes no writes, and nothing from its peers. "
+            "Make room on the disk of its data folder; it goes on by itself"
+        )
     peers = []
     counting = node.gossip.peers.members(node.gossip.retired)
     for address, session in node.gossip.peers.sessions.items():
