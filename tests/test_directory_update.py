@@ -1,4 +1,4 @@
-"""What reaches Yjs: every update that a directory makes, and nothing that stands deeper or builds on nothing."""
+"""What reaches Yjs: all that a directory makes, and nothing that stands deeper or builds on nothing."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Yjs applies whatever its format can say: arrays in arrays, which end the process with its stack, or a count of
 2^32, for which it asks for memory at once.  Directories are flat: four root maps of text, and the texts of
-scripts in one of them.  So nothing else is let through.  An update that Yjs could not apply yet is refused too:
-Yjs would keep it and send it on in this replica's own updates.  The encoding is lib0's and Yjs's version 1
+scripts in one of them.  So nothing else is let through.  Nor is an update that Yjs could not apply yet: it
+would keep it and send it on in this replica's own updates.  The encoding is lib0's and Yjs's version 1
 (https://github.com/yjs/yjs/blob/main/INTERNALS.md); nothing here knows what the keys and texts mean.
 """
 
@@ -30,7 +30,7 @@ Id = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One block.  `root` is the map in which it says that it stands; where it says nothing, its neighbour does."""
+    """One block.  `root` is the map in which it says that it stands; else its neighbour or parent says."""
 
     client: int
     clock: int
