@@ -1,0 +1,52 @@
+"""The long forms of the tests with real processes, networks and disks: `python -m tests.long COMMAND`.
+
+Each does for minutes what its test does for seconds, from a seed that it prints, and ends with exit code 0 and
+a count of what it did, or with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {options.seed}", flush=True)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+        command: Callable[[argparse.Namespace, Path], object] = options.command
+        print(command(options, Path(folder)))
+    print(f"{time.monotonic() - begun:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _kills(options: argparse.Namespace, folder: Path) -> object:
+    from tests import kills
+
+    return dict(kills.run(folder, options.kills, options.seed, _say))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--dir", help="where the nodes keep their data: the disk that is tested")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    kills = commands.add_parser("kills", help="kill -9 under load")
+    kills.add_argument("--kills", type=int, default=500)
+    kills.set_defaults(command=_kills)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
