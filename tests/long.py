@@ -1,7 +1,7 @@
 """The long forms of the tests with real processes, networks and disks: `python -m tests.long COMMAND`.
 
-Each does for minutes what its test does for seconds, from a seed that it prints, and ends with exit code 0 and
-a count of what it did, or with a traceback.
+Each does for minutes what its test does for seconds, from a seed that it prints.  It ends with exit code 0
+and a count of what it did, or with a traceback.
 """
 
 from __future__ import annotations
@@ -36,6 +36,14 @@ def _kills(options: argparse.Namespace, folder: Path) -> object:
     return dict(kills.run(folder, options.kills, options.seed, _say))
 
 
+def _power(options: argparse.Namespace, folder: Path) -> object:
+    from tests import power
+
+    records = power.record(folder, options.writes)
+    incomplete = power.cut(folder, records, options.cuts, options.seed, _say)
+    return f"{options.cuts} cuts in {len(records)} records, {incomplete} with something not yet synced"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("--seed", type=int)
@@ -45,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     kills = commands.add_parser("kills", help="kill -9 under load")
     kills.add_argument("--kills", type=int, default=500)
     kills.set_defaults(command=_kills)
+
+    power = commands.add_parser("power", help="power loss")
+    power.add_argument("--cuts", type=int, default=1000)
+    power.add_argument("--writes", type=int, default=600)
+    power.set_defaults(command=_power)
     return parser
 
 
