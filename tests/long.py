@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -44,6 +47,44 @@ def _power(options: argparse.Namespace, folder: Path) -> object:
     return f"{options.cuts} cuts in {len(records)} records, {incomplete} with something not yet synced"
 
 
+def _network(options: argparse.Namespace, folder: Path) -> object:
+    """One fault after the other; after each, every node has every message that was answered anywhere."""
+    from tests.namespaces import why_not
+    from tests.test_network import NAMES, assert_all_have, deliver, three_nodes
+
+    if reason := why_not():
+        raise SystemExit(reason)
+    chance = random.Random(options.seed)
+    done: Counter[str] = Counter()
+    wanted: set[str] = set()
+    with three_nodes(folder) as it:
+        for number in range(options.faults):
+            one, other = chance.sample(NAMES, 2)
+            process = it.nodes[one].process
+            kinds: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+                "isolated": (partial(it.isolate, one), partial(it.rejoin, one)),
+                "blocked": (partial(it.block, one, other), partial(it.unblock, one, other)),
+                "stopped": (
+                    partial(process.send_signal, signal.SIGSTOP),
+                    partial(process.send_signal, signal.SIGCONT),
+                ),
+            }
+            fault = chance.choice(list(kinds))
+            begin, end = kinds[fault]
+            begin()
+            for name in NAMES:
+                if (fault, name) != ("stopped", one):
+                    assert it.ask(name, deliver(f"{number}-{name}"))
+                    wanted.add(f"{number}-{name}")
+            time.sleep(chance.uniform(0, 15))  # shorter and longer than it takes to notice
+            end()
+            assert_all_have(it, *wanted)
+            done[fault] += 1
+            if (number + 1) % 10 == 0:
+                _say(f"{number + 1} faults")
+    return dict(done)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("--seed", type=int)
@@ -58,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     power.add_argument("--cuts", type=int, default=1000)
     power.add_argument("--writes", type=int, default=600)
     power.set_defaults(command=_power)
+
+    network = commands.add_parser("network", help="cuts, one-way cuts and pauses in network namespaces")
+    network.add_argument("--faults", type=int, default=100)
+    network.set_defaults(command=_network)
     return parser
 
 
