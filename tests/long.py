@@ -85,6 +85,15 @@ def _network(options: argparse.Namespace, folder: Path) -> object:
     return dict(done)
 
 
+def _api(options: argparse.Namespace, folder: Path) -> object:
+    from tests import openapi
+    from tests.nodes import node_process
+
+    with node_process(folder / "node") as node:
+        openapi.run_schemathesis(node, folder, examples=options.examples, seed=options.seed)
+    return "no answer but what docs/openapi.json allows"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("--seed", type=int)
@@ -103,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     network = commands.add_parser("network", help="cuts, one-way cuts and pauses in network namespaces")
     network.add_argument("--faults", type=int, default=100)
     network.set_defaults(command=_network)
+
+    api = commands.add_parser("api", help="requests that schemathesis makes from docs/openapi.json")
+    api.add_argument("--examples", type=int, default=500, help="for each operation")
+    api.set_defaults(command=_api)
     return parser
 
 
