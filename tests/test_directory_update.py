@@ -116,6 +116,13 @@ def test_what_no_directory_makes_is_refused(what: str) -> None:
         check(REFUSED[what])
 
 
+def test_what_stands_below_a_value_that_can_hold_nothing_is_refused_by_yjs() -> None:
+    below = update(VALUE, b"\x04\x00\x01\x00\x01a")
+    check(below)
+    with pytest.raises(PeerError):
+        Directory(b"", ReplicaId(2)).merge(below)
+
+
 DEEP = """
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.directory import Directory

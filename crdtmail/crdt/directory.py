@@ -71,8 +71,8 @@ class Directory:
     def _apply(self, update: bytes) -> None:
         try:
             self._doc.apply_update(update)
-        except ValueError as error:
-            raise PeerError(f"a directory update cannot be read: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise PeerError(f"a directory update cannot be read or applied: {error}") from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # how a failed assertion in Yjs's Rust arrives
                 raise
