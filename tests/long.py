@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -94,6 +96,40 @@ def _api(options: argparse.Namespace, folder: Path) -> object:
     return "no answer but what docs/openapi.json allows"
 
 
+def _fuzz(options: argparse.Namespace, _: Path) -> object:
+    from tests import fuzz
+
+    return fuzz.campaign(options.inputs, options.seed, options.workers, _say)
+
+
+def _atheris(options: argparse.Namespace, folder: Path) -> object:
+    """Inputs that atheris (libFuzzer) finds by the paths that they take, for each target in a process."""
+    from tests.fuzz import TARGETS
+
+    for number, (name, target) in enumerate(TARGETS.items()):
+        if options.only not in (None, name):
+            continue
+        corpus = folder / str(number)
+        corpus.mkdir()
+        for place, seed in enumerate(target.seeds):
+            (corpus / f"seed-{place}").write_bytes(seed)
+        flags = [
+            f"-max_total_time={options.seconds}",
+            f"-seed={options.seed % 2**31 + 1}",
+            "-print_final_stats=1",
+        ]
+        command = [sys.executable, "-m", "tests.atheris_target", name, *flags, str(corpus)]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        if done.returncode:
+            found = [file.read_bytes().hex() for file in corpus.glob("crash-*")]
+            raise AssertionError(f"{name}: input {found}\n{done.stdout[-5000:]}\n{done.stderr[-2000:]}")
+        units = [line for line in done.stderr.splitlines() if "number_of_executed_units" in line]
+        _say(f"{name}: {' '.join(units)}")
+    return "every input was taken or refused"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("--seed", type=int)
@@ -116,6 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     api = commands.add_parser("api", help="requests that schemathesis makes from docs/openapi.json")
     api.add_argument("--examples", type=int, default=500, help="for each operation")
     api.set_defaults(command=_api)
+
+    fuzz = commands.add_parser("fuzz", help="inputs that are almost right, for everything that reads")
+    fuzz.add_argument("--inputs", type=int, default=1_000_000)
+    fuzz.add_argument("--workers", type=int, default=2)
+    fuzz.set_defaults(command=_fuzz)
+
+    atheris = commands.add_parser("atheris", help="inputs that lead to new paths (the extra `fuzz`)")
+    atheris.add_argument("--seconds", type=int, default=60, help="for each target")
+    atheris.add_argument("--only", help="one target")
+    atheris.set_defaults(command=_atheris)
     return parser
 
 
