@@ -7,6 +7,7 @@ and a count of what it did, or with a traceback.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 import signal
 import subprocess
@@ -119,15 +120,19 @@ def _atheris(options: argparse.Namespace, folder: Path) -> object:
             "-print_final_stats=1",
         ]
         command = [sys.executable, "-m", "tests.atheris_target", name, *flags, str(corpus)]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode:
             found = [file.read_bytes().hex() for file in corpus.glob("crash-*")]
             raise AssertionError(f"{name}: input {found}\n{done.stdout[-5000:]}\n{done.stderr[-2000:]}")
         units = [line for line in done.stderr.splitlines() if "number_of_executed_units" in line]
         _say(f"{name}: {' '.join(units)}")
     return "every input was taken or refused"
+
+
+def _requests(options: argparse.Namespace, folder: Path) -> object:
+    from tests import fuzz_http
+
+    return asyncio.run(fuzz_http.send_some(folder, options.seed, options.requests))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     atheris.add_argument("--seconds", type=int, default=60, help="for each target")
     atheris.add_argument("--only", help="one target")
     atheris.set_defaults(command=_atheris)
+
+    requests = commands.add_parser("requests", help="requests that are almost right, to a node")
+    requests.add_argument("--requests", type=int, default=100_000)
+    requests.set_defaults(command=_requests)
     return parser
 
 
