@@ -225,7 +225,7 @@ def _take_later_update(data: bytes) -> None:
 
 TOKEN = requests.encode_token(CLOCK)
 MESSAGES = {"id": "m1", "size": 1, "receivedAt": "2026-11-24T06:51:41+01:00", "keywords": {"$Seen": True}}
-BODIES = [
+BODIES: list[dict[str, Any]] = [
     {"messages": [MESSAGES, {"size": 2**40}], "ifAbsent": True, "wantUids": False},
     {"ids": ["m1", "m2"], "patch": {"keywords/$seen": True, "keywords/a~1b": None}},
     {"update": {"m1": {"keywords/$seen": None}, "m2": {"keywords/work": True}}},

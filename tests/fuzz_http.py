@@ -35,10 +35,21 @@ QUERIES = {
     "after": ["0", "3", "alice"],
     "since": ["0-0-0-0"],
     "ack": ["0", "1"],
-    "token": [fuzz.TOKEN],
+    "token": ["oA", fuzz.TOKEN[:4]],
     "wait": ["0"],
 }
-SCRIPTS = [{"content": "keep;\n\u00e9", "isActive": True}, {"isActive": False}]
+SCRIPTS: list[dict[str, Any]] = [{"content": "keep;\n\u00e9", "isActive": True}, {"isActive": False}]
+_ADD, _PATCH, _UPDATE, _PATCH_UIDS, _MOVE, _DESCRIBE = fuzz.BODIES
+FITTING: dict[str, list[dict[str, Any]]] = {
+    "POST /v1/accounts/{account}/mailboxes/{mailbox}/messages": [_ADD],
+    "PATCH /v1/accounts/{account}/mailboxes/{mailbox}/messages": [_PATCH, _UPDATE, _PATCH_UIDS],
+    "expunge": [{"deleted": True}, {"uids": "1:3"}, {"ids": ["m1"]}],
+    "move": [{**_MOVE, "to": "name:Work"}, {"ids": ["m1"], "to": "name:INBOX"}],
+    "copy": [{**_MOVE, "to": "name:Work"}, {"ids": ["m1"], "to": "name:INBOX"}],
+    "scripts": SCRIPTS,
+    "mailboxes": [{"name": "Old"}, _DESCRIBE, {"name": "Work"}],
+}
+ANY = [body for bodies in FITTING.values() for body in bodies]
 MAY_FAIL = {503, 507}
 
 
@@ -51,7 +62,8 @@ class Request(NamedTuple):
 
 def api_request(chance: random.Random) -> Request:
     """A request of the JSON API with something wrong in it, or with luck nothing."""
-    method, path = chance.choice(ROUTES)
+    method, route = chance.choice(ROUTES)
+    path = route
     for field, values in VALUES.items():
         value = chance.choice(values)
         if chance.randrange(8) == 0:
@@ -67,10 +79,8 @@ def api_request(chance: random.Random) -> Request:
     told = "&".join(
         f"{name}={quote(value.encode('utf-8', 'replace'), safe='')}" for name, value in query.items()
     )
-    seeds = [
-        json.dumps(body).encode() for body in [*fuzz.BODIES, *SCRIPTS, {"deleted": True}, {"name": "Work"}]
-    ]
-    body = chance.choice(seeds)
+    fitting = next((bodies for key, bodies in FITTING.items() if key in f"{method} {route}"), ANY)
+    body = json.dumps(chance.choice(fitting if chance.randrange(5) else ANY)).encode()
     if chance.randrange(3):
         body = fuzz.TARGETS["body"].change(chance, body)
     return Request(method, f"{path}?{told}", {}, b"" if method in ("GET", "DELETE") else body)
