@@ -43,7 +43,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
             settings = tomllib.loads(file.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"the configuration {file} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists
             raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
         unknown = sorted(settings.keys() - _KEYS)
         if unknown:

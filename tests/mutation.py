@@ -102,7 +102,18 @@ def text_like(chance: random.Random, text: str) -> str:
         match chance.randrange(4):
             case 0:
                 changed[at:at] = chance.choice(
-                    [*_TEXTS, chr(chance.randrange(0x3000)), "-", ":", ",", "*", "0", "9" * 20]
+                    [
+                        *_TEXTS,
+                        chr(chance.randrange(0x3000)),
+                        "-",
+                        ":",
+                        ",",
+                        "*",
+                        "0",
+                        "9" * 20,
+                        "9" * 5000,
+                        "[" * 3000,
+                    ]
                 )
             case 1:
                 del changed[at:end]

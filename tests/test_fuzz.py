@@ -30,3 +30,8 @@ def test_anything_is_taken_or_refused(name: str, seed: int, noise: bytes) -> Non
     target = fuzz.TARGETS[name]
     target.run(target.input(random.Random(seed)))
     target.run(noise)
+
+
+@pytest.mark.parametrize("line", ["interval = " + "9" * 5000, "x = " + "[" * 20_000])
+def test_a_configuration_that_its_parser_gives_up_is_refused(line: str) -> None:
+    assert not fuzz.TARGETS["configuration"].run(f"[gossip]\n{line}\n".encode())
