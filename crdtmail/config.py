@@ -18,6 +18,7 @@ from crdtmail.gossip.session import Timing
 from crdtmail.limits import MAX_PEER_NAME
 
 DEFAULT_PORT = 7420
+_PORT = re.compile("[0-9]{1,5}")
 _HOST = re.compile("[!-~]+")
 _KEYS = {"name", "data", "listen", "peers", "allow_unauthenticated", "gossip"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
@@ -94,7 +95,7 @@ def _peers(value: object) -> tuple[str, ...]:
 
 def _listen(value: object) -> tuple[str, int]:
     host, colon, port = _text(value, "listen").rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host:
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535 or not host:
         raise ConfigError(f"listen = {value!r}: an address and a port were expected, like 127.0.0.1:7420")
     return host.strip("[]"), int(port)
 

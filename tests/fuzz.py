@@ -413,7 +413,7 @@ def try_some(name: str, seed: int, inputs: int) -> tuple[str, int, int, float]:
             taken += target.run(data)
         except BaseException as error:
             raise Broken(
-                f"{name}, seed {seed}: {type(error).__name__}: {error}; input {data.hex()[:4000]}"
+                f"{name}, seed {seed}: {type(error).__name__}: {error}; input {data.hex()[:1000]}"
             ) from error
     return name, inputs, taken, time.monotonic() - begun
 

@@ -135,6 +135,15 @@ def _requests(options: argparse.Namespace, folder: Path) -> object:
     return asyncio.run(fuzz_http.send_some(folder, options.seed, options.requests))
 
 
+def _soak(options: argparse.Namespace, folder: Path) -> object:
+    from tests import soak
+
+    limits = soak.Limits(log=options.log_level)
+    return soak.run(
+        folder, seconds=60 * options.minutes, rate=options.rate, seed=options.seed, limits=limits, say=_say
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("--seed", type=int)
@@ -171,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     requests = commands.add_parser("requests", help="requests that are almost right, to a node")
     requests.add_argument("--requests", type=int, default=100_000)
     requests.set_defaults(command=_requests)
+
+    soak = commands.add_parser("soak", help="steady load and faults; memory, files and disk stay level")
+    soak.add_argument("--minutes", type=float, default=30)
+    soak.add_argument("--rate", type=float, default=50, help="changes a second")
+    soak.add_argument("--log-level", type=int, help="bytes that the log may grow by; unset: not judged")
+    soak.set_defaults(command=_soak)
     return parser
 
 

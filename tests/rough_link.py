@@ -20,6 +20,8 @@ class RoughLink:
         self.port = 0
         self.carried = 0
         self.broken = 0
+        self.is_cut = False
+        """While it is, connections break at their next word, and no new ones are made."""
 
     async def open(self) -> asyncio.Server:
         server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
@@ -31,6 +33,9 @@ class RoughLink:
         return f"http://127.0.0.1:{self.port}"
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_cut:
+            writer.transport.abort()
+            return
         try:
             onward, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -44,7 +49,7 @@ class RoughLink:
         with suppress(OSError):
             while data := await reader.read(4096):
                 await asyncio.sleep(self._delay_s * self._chance.uniform(0.5, 1.5))
-                if self._chance.random() < self._loss:
+                if self.is_cut or self._chance.random() < self._loss:
                     self.broken += 1
                     writer.write(data[: self._chance.randrange(len(data))])
                     with suppress(OSError):

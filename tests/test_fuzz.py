@@ -32,6 +32,9 @@ def test_anything_is_taken_or_refused(name: str, seed: int, noise: bytes) -> Non
     target.run(noise)
 
 
-@pytest.mark.parametrize("line", ["interval = " + "9" * 5000, "x = " + "[" * 20_000])
+LONG = [f"interval = {'9' * 5000}", f"x = {'[' * 20_000}", f"listen = '127.0.0.1:{'9' * 5000}'"]
+
+
+@pytest.mark.parametrize("line", LONG, ids=["number", "lists", "port"])
 def test_a_configuration_that_its_parser_gives_up_is_refused(line: str) -> None:
-    assert not fuzz.TARGETS["configuration"].run(f"[gossip]\n{line}\n".encode())
+    assert not fuzz.TARGETS["configuration"].run(line.encode())
