@@ -59,7 +59,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
         )
     return Config(
         name=_name(settings.get("name", socket.gethostname())),
-        data=Path(_text(settings.get("data", str(default_data())), "data")).expanduser(),
+        data=_folder(settings.get("data", str(default_data()))),
         host=host,
         port=port,
         peers=_peers(settings.get("peers", [])),
@@ -98,6 +98,13 @@ def _listen(value: object) -> tuple[str, int]:
     if not colon or not _PORT.fullmatch(port) or int(port) > 65535 or not host:
         raise ConfigError(f"listen = {value!r}: an address and a port were expected, like 127.0.0.1:7420")
     return host.strip("[]"), int(port)
+
+
+def _folder(value: object) -> Path:
+    try:
+        return Path(_text(value, "data")).expanduser()
+    except RuntimeError as error:  # the home of somebody who is not known here
+        raise ConfigError(f"data = {value!r}: {error}") from error
 
 
 def _is_loopback(host: str) -> bool:

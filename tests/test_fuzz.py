@@ -32,9 +32,14 @@ def test_anything_is_taken_or_refused(name: str, seed: int, noise: bytes) -> Non
     target.run(noise)
 
 
-LONG = [f"interval = {'9' * 5000}", f"x = {'[' * 20_000}", f"listen = '127.0.0.1:{'9' * 5000}'"]
+ODD = {
+    "a number of 5,000 digits": f"interval = {'9' * 5000}",
+    "20,000 lists in each other": f"x = {'[' * 20_000}",
+    "a port of 5,000 digits": f"listen = '127.0.0.1:{'9' * 5000}'",
+    "the home of nobody": "data = '~nobody-has-this-name/mail'",
+}
 
 
-@pytest.mark.parametrize("line", LONG, ids=["number", "lists", "port"])
-def test_a_configuration_that_its_parser_gives_up_is_refused(line: str) -> None:
+@pytest.mark.parametrize("line", ODD.values(), ids=ODD)
+def test_a_configuration_that_asks_for_the_impossible_is_refused(line: str) -> None:
     assert not fuzz.TARGETS["configuration"].run(line.encode())
