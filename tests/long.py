@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -63,24 +63,18 @@ def _network(options: argparse.Namespace, folder: Path) -> object:
     with three_nodes(folder) as it:
         for number in range(options.faults):
             one, other = chance.sample(NAMES, 2)
-            process = it.nodes[one].process
-            kinds: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-                "isolated": (partial(it.isolate, one), partial(it.rejoin, one)),
-                "blocked": (partial(it.block, one, other), partial(it.unblock, one, other)),
-                "stopped": (
-                    partial(process.send_signal, signal.SIGSTOP),
-                    partial(process.send_signal, signal.SIGCONT),
-                ),
+            faults: dict[str, Callable[[str], AbstractContextManager[None]]] = {
+                "isolated": it.isolated,
+                "blocked": partial(it.blocked, target=other),
+                "stopped": it.stopped,
             }
-            fault = chance.choice(list(kinds))
-            begin, end = kinds[fault]
-            begin()
-            for name in NAMES:
-                if (fault, name) != ("stopped", one):
-                    assert it.ask(name, deliver(f"{number}-{name}"))
-                    wanted.add(f"{number}-{name}")
-            time.sleep(chance.uniform(0, 15))  # shorter and longer than it takes to notice
-            end()
+            fault = chance.choice(list(faults))
+            with faults[fault](one):
+                for name in NAMES:
+                    if (fault, name) != ("stopped", one):
+                        assert it.ask(name, deliver(f"{number}-{name}"))
+                        wanted.add(f"{number}-{name}")
+                time.sleep(chance.uniform(0, 15))  # shorter and longer than it takes to notice
             assert_all_have(it, *wanted)
             done[fault] += 1
             if (number + 1) % 10 == 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ class Network:
         self._stack = stack
         self.names = tuple(names)
         self.nodes: dict[str, NodeProcess] = {}
+        self._started: dict[str, tuple[Path, tuple[str, ...]]] = {}
+        self._lives: dict[str, ExitStack] = {}
         self._inside: dict[str, ThreadPoolExecutor] = {}
         self._add_namespace(self._switch)
         _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
@@ -90,6 +93,7 @@ class Network:
 
     def start(self, name: str, data: Path, *arguments: str) -> NodeProcess:
         """A node that has all the others as its peers."""
+        self._started[name] = (data, arguments)
         peers = [part for other in self.names if other != name for part in ("--peer", self.address(other))]
         node = node_process(
             data,
@@ -100,8 +104,16 @@ class Network:
             listen=f"{self._host(name)}:{PORT}",
             prefix=("ip", "netns", "exec", self._namespace(name)),
         )
-        self.nodes[name] = self._stack.enter_context(node)
+        stack = self._lives[name] = ExitStack()
+        self._stack.callback(stack.close)
+        self.nodes[name] = stack.enter_context(node)
         return self.nodes[name]
+
+    def restart(self, name: str) -> None:
+        """Stop the node and start it with the same data: whoever wants to talk to it has to call again."""
+        self._lives.pop(name).close()
+        data, arguments = self._started[name]
+        self.start(name, data, *arguments)
 
     # What is asked --------------------------------------------------------------------------------------
 
@@ -133,22 +145,36 @@ class Network:
 
     # What is broken -------------------------------------------------------------------------------------
 
-    def isolate(self, name: str) -> None:
-        """Take the node's cable out of the switch: its packets and those for it vanish."""
+    @contextmanager
+    def isolated(self, name: str) -> Iterator[None]:
+        """The node's cable is out of the switch: its packets and those for it vanish."""
         _ip("-n", self._switch, "link", "set", name, "down")
+        try:
+            yield
+        finally:
+            _ip("-n", self._switch, "link", "set", name, "up")
 
-    def rejoin(self, name: str) -> None:
-        _ip("-n", self._switch, "link", "set", name, "up")
-
-    def block(self, source: str, target: str) -> None:
-        """Let `source` open no connection to `target`, which still can to `source`: a rule of a firewall."""
+    @contextmanager
+    def blocked(self, source: str, target: str) -> Iterator[None]:
+        """`source` can open no connection to `target`, which still can to `source`: a rule of a firewall."""
         _ip("-n", self._namespace(source), "rule", "add", *self._rule(target))
+        try:
+            yield
+        finally:
+            _ip("-n", self._namespace(source), "rule", "del", *self._rule(target))
 
-    def unblock(self, source: str, target: str) -> None:
-        _ip("-n", self._namespace(source), "rule", "del", *self._rule(target))
+    @contextmanager
+    def stopped(self, name: str) -> Iterator[None]:
+        """The node stands still: its machine answers packets, it does not."""
+        process = self.nodes[name].process
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def _rule(self, target: str) -> tuple[str, ...]:
-        return ("to", self._host(target), "ipproto", "tcp", "dport", str(PORT), "blackhole")
+        return ("to", self._host(target), "ipproto", "tcp", "dport", str(PORT), "prohibit")
 
     def slow_down(self, name: str, *netem: str) -> bool:
         """Delay, lose or reorder what the node sends.  False if this kernel has no netem."""

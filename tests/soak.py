@@ -53,7 +53,7 @@ class Limits:
     """None while nothing prunes the log."""
 
 
-COARSE = Limits(rss=48 * _MIB, files=16, disk=32 * _MIB)
+COARSE = Limits(rss=24 * _MIB, files=16, disk=32 * _MIB)
 
 
 def judge(samples: Sequence[Sample], limits: Limits) -> None:

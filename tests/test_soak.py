@@ -23,7 +23,7 @@ GROWING = {
 
 
 def test_a_node_under_load_and_faults_stays_level(tmp_path: Path) -> None:
-    soak.run(tmp_path, seconds=24, rate=50, seed=1, limits=soak.COARSE)
+    soak.run(tmp_path, seconds=20, rate=50, seed=1, limits=soak.COARSE)
 
 
 @pytest.mark.parametrize("what", GROWING)
