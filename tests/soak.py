@@ -32,7 +32,8 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Sample:
-    """What one node holds.  `log` is what its status says, `disk` what its data file takes."""
+    """What one node holds: memory of its own (which mapped pages of the data file are not), open files, what
+    its data file takes on the disk, and how much of that its status says is the log."""
 
     at_s: float
     rss: int
@@ -74,7 +75,7 @@ def judge(samples: Sequence[Sample], limits: Limits) -> None:
 def sample(node: NodeProcess, data: Path, at_s: float) -> Sample:
     pid = node.process.pid
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    rss = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    rss = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
     with asking(node.address) as client:
         log = int(client.status()["log"]["bytes"])
     disk = (data / "data.mdb").stat().st_blocks * 512
