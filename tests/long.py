@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import subprocess
 import sys
@@ -27,6 +28,7 @@ def main() -> None:
     print(f"seed {options.seed}", flush=True)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder  # what processes that are started leave goes with it
         command: Callable[[argparse.Namespace, Path], object] = options.command
         print(command(options, Path(folder)))
     print(f"{time.monotonic() - begun:.0f} s")
