@@ -22,6 +22,7 @@ DEFAULT_PORT = 7420
 _KEEP_MB = 1024  # some ten million changes
 _KEEP_DAYS = 30
 DEFAULT_KEEP = Keep(bytes=_KEEP_MB * MIB, age_ms=_KEEP_DAYS * 86_400_000)
+_PORT = re.compile("[0-9]{1,5}")
 _HOST = re.compile("[!-~]+")
 _KEYS = {"name", "data", "listen", "peers", "cluster_secret_file", "tls", "gossip", "log"}
 _TLS = {"certificate", "key", "ca"}
@@ -71,7 +72,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
             settings = tomllib.loads(file.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"the configuration {file} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists
             raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
         unknown = sorted(settings.keys() - _KEYS)
         if unknown:
@@ -142,7 +143,7 @@ def _file(settings: Mapping[str, Any], key: str) -> Path | None:
 
 def _listen(value: object) -> tuple[str, int]:
     host, colon, port = _text(value, "listen").rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host:
+    if not colon or not _PORT.fullmatch(port) or int(port) > 65535 or not host:
         raise ConfigError(f"listen = {value!r}: an address and a port were expected, like 127.0.0.1:7420")
     return host.strip("[]"), int(port)
 

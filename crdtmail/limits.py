@@ -12,6 +12,15 @@ MIB: Final = 1024 * KIB
 MAX_UID: Final = 2**32 - 1
 """IMAP's UIDs are 32 bits wide and not zero (RFC 9051 section 9, `nz-number`)."""
 
+MAX_UID_JUMP: Final = 2**27
+"""How far above all UIDs that a replica knows in a mailbox a delta of a peer may number.  Without it, one
+delta would use up a mailbox for ever.  An honest replica stays below: MAX_MESSAGES_PER_OPERATION in a stripe
+of MAX_REPLICAS are 10^8 wide, and healing begins at most MAX_HEALING_JUMP higher."""
+
+MAX_HEALING_JUMP: Final = 2**24
+"""How far up healing begins, so that masters which heal at once do not chase each other: 100,000 messages
+on nine masters.  Beyond it they may, for some rounds."""
+
 MAX_SEQ: Final = 2**63 - 1
 """A sequence number fits the eight bytes of its key and a signed integer of any other program."""
 

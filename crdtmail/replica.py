@@ -51,6 +51,7 @@ from crdtmail.limits import (
     MAX_OPERATIONS,
     MAX_ROWS_CLEARED,
     MAX_SCRIPTS,
+    MAX_UID_JUMP,
 )
 from crdtmail.merging import merge
 from crdtmail.staging import clear
@@ -185,6 +186,7 @@ class Replica:
             return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
+        _check_uids(tables, delta)
         self._touched.add(delta.account)
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
         self._rehome(tables, delta.account, delta.dot, rehomings)
@@ -722,6 +724,30 @@ def _blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """The items in order, in blocks of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _check_uids(tables: Tables, delta: Delta) -> None:
+    """Refuse UIDs so far up that hardly any would be left.  Raises PeerError.
+
+    A replica that lacks what the others did meanwhile may refuse what it takes once it has caught up.
+    """
+    next_of: dict[MailboxId, int] = {}
+    for operation in delta.operations:
+        match operation:
+            case Add(mailbox, messages) | Move(_, mailbox, messages):
+                highest = max(message.uid for message in messages)
+            case Renumber(mailbox, uids):
+                highest = max(uid for _, uid in uids)
+            case _:
+                continue
+        if highest <= MAX_UID_JUMP:
+            continue
+        if (next := next_of.get(mailbox)) is None:
+            box = tables.mailbox(delta.account, mailbox)
+            next = tables.burnt(delta.account, mailbox) + 1 if box is None else box.uid_next
+        if highest > next + MAX_UID_JUMP:
+            raise PeerError(f"UID {highest} is too far above {next}, the next one here")
+        next_of[mailbox] = max(next, highest + 1)
 
 
 def _check_count(count: int) -> None:

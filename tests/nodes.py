@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +25,8 @@ from crdtmail.config import Config
 from crdtmail.demo import Link
 from crdtmail.gossip.session import Timing
 from crdtmail.node import Node
+from crdtmail.security import tokens
+from crdtmail.security.tokens import Scope
 
 T = TypeVar("T")
 QUICK = Timing(interval_s=0.2, grace_s=0.05, first_retry_s=0.05, last_retry_s=0.2)
@@ -174,22 +180,50 @@ async def single(folder: Path, *, timing: Timing = QUICK) -> AsyncIterator[Runni
         yield Running("mx1", node, port, http)
 
 
+PYTHON_MODULE = ("-m", "crdtmail")
+READY = re.compile(r"listening on (http://\S+:\d+),")
+
+
+SECRET = "a secret that every test knows, so none at all"
+TOKEN = "crdtmail_" + "A" * 43
+"""What a node that listens beyond loopback lets everybody in with."""
+
+
+def node_command(
+    data: Path, *arguments: str, listen: str = "127.0.0.1:0", program: Sequence[str] = PYTHON_MODULE
+) -> list[str]:
+    """The command that starts a node.  What a node needs to listen beyond loopback is said here alone."""
+    given = ["node", "--data", str(data), "--listen", listen, *arguments]
+    if not listen.startswith("127.") and not (data / "tokens.json").exists():
+        data.mkdir(parents=True, exist_ok=True)
+        scopes = [Scope.READ, Scope.WRITE, Scope.ADMIN]
+        assert tokens.create(data, "test", scopes, ["*"], bytes(tokens.TOKEN_BYTES)) == TOKEN
+    return [sys.executable, *program, *given]
+
+
+def write_timing(folder: Path) -> Path:
+    """A configuration in which everything that is periodic is quick."""
+    file = folder / "quick.toml"
+    file.write_text("[gossip]\ninterval = 0.2\ngrace = 0.05\nlast_retry = 0.2\n")
+    return file
+
+
 @dataclass
 class NodeProcess:
     """One node as a process of its own."""
 
     process: subprocess.Popen[bytes]
-    port: int
+    address: str
     clients: list[Client] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     def client(self) -> Client:
         """A connection of its own, closed with the node."""
         self.clients.append(Client(self.address))
         return self.clients[-1]
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
         self.process.kill()
@@ -197,25 +231,61 @@ class NodeProcess:
 
 
 @contextmanager
-def node_process(data: Path, *arguments: str) -> Iterator[NodeProcess]:
-    """A node in a process, which is ended at the latest with the block."""
-    command = [sys.executable, "-m", "crdtmail", "node", "--data", str(data), "--listen", "127.0.0.1:0"]
+def starting(
+    data: Path,
+    *arguments: str,
+    listen: str = "127.0.0.1:0",
+    program: Sequence[str] = PYTHON_MODULE,
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A node's process that need not be in service yet.  It is ended at the latest with the block."""
+    command = [*prefix, *node_command(data, *arguments, listen=listen, program=program)]
     with (data.parent / f"{data.name}.log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=None if env is None else {**os.environ, **env},
         )
+    assert process.stdout is not None
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)  # a test may have stopped it
+            process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def node_process(
+    data: Path,
+    *arguments: str,
+    listen: str = "127.0.0.1:0",
+    program: Sequence[str] = PYTHON_MODULE,
+    prefix: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[NodeProcess]:
+    """A node in a process, in service, which is ended at the latest with the block."""
+    with starting(data, *arguments, listen=listen, program=program, prefix=prefix, env=env) as process:
         assert process.stdout is not None
+        ready = READY.search(process.stdout.readline().decode())
+        assert ready is not None, (data.parent / f"{data.name}.log").read_text()
+        it = NodeProcess(process, ready[1])
         try:
-            ready = process.stdout.readline().decode()
-            assert "listening on" in ready, (data.parent / f"{data.name}.log").read_text()
-            it = NodeProcess(process, int(ready.split("127.0.0.1:")[1].split(",")[0]))
-            try:
-                yield it
-            finally:
-                for client in it.clients:
-                    client.close()
+            yield it
         finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
-            process.stdout.close()
+            for client in it.clients:
+                client.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

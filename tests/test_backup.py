@@ -15,11 +15,11 @@ from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore, data_file, reading
 from crdtmail.store.tables import FORMAT, Tables, WritableTables
 from simulations.recount import recount
+from tests.kills import until_equal
 from tests.nodes import NodeProcess, node_process
 from tests.small_disk import KIB, small_disk
 from tests.test_checking import everything
 from tests.test_cli import crdtmail
-from tests.test_kill import until_equal
 
 ALICE = "alice"
 
@@ -155,7 +155,7 @@ def test_a_node_that_was_restored_gets_its_later_changes_back_from_its_peer(
             add(client, "before")
             assert crdtmail("backup", "--data", data, target).returncode == 0
             add(client, "after")
-            until_equal([it, peer])
+            until_equal([it, peer], ALICE)
             first = client.status()["replica"]
             refused = crdtmail("restore", "--data", data, "--replace", target)
             assert refused.returncode == 2
@@ -167,7 +167,7 @@ def test_a_node_that_was_restored_gets_its_later_changes_back_from_its_peer(
         assert "takes a new replica id" in restored.stdout
         with node_process(tmp_path / "node", "--peer", peer.address) as it:
             assert it.client().status()["replica"] != first
-            until_equal([it, peer])
+            until_equal([it, peer], ALICE)
             assert held(it.client()) == held(peer.client()) == {"before", "after"}
             assert it.client().status()["alarms"] == peer.client().status()["alarms"] == []
 

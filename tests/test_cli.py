@@ -318,9 +318,11 @@ def test_what_is_no_node_is_called_so(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_named(node: NodeProcess, tmp_path: Path) -> None:
-    result = crdtmail("node", "--data", str(tmp_path / "other"), "--listen", f"127.0.0.1:{node.port}")
+    result = crdtmail(
+        "node", "--data", str(tmp_path / "other"), "--listen", node.address.removeprefix("http://")
+    )
     assert result.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{node.port}" in result.stderr
+    assert "cannot listen on " + node.address.removeprefix("http://") in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -179,3 +179,33 @@ def test_any_directory_update_is_merged_or_refused(data: bytes) -> None:
     for broken in (data, update[: len(data) % len(update)] + data):
         with suppress(PeerError):
             Directory(update, ReplicaId(2)).merge(broken)
+
+
+def colliding_keys(data: bytes) -> bytes:
+    """`data` behind a map of far more keys than a clock has, in a list of two."""
+    return b"\x82" + b"\xb9\x07\xd0" + b"".join(bytes([0x19, n >> 8, n & 255, 1]) for n in range(2000)) + data
+
+
+NOT_CLOCKS = {
+    "more entries than a clock may have": colliding_keys(b"\0"),
+    "lists as keys": b"\xa2" + b"\x81\0\0" * 2 + b"\x59\x20\0" + bytes(8192),
+    "a list as a value": b"\xa1\0\x81\0" + b"\x59\x20\0" + bytes(8192),
+    "a list of open length": b"\x9f\xff" + b"\x59\x20\0" + bytes(8192),
+}
+
+
+@pytest.mark.parametrize("what", NOT_CLOCKS)
+def test_a_large_map_that_is_no_clock_is_refused_before_anything_is_made_of_it(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a map of some megabytes would take minutes to decode."""
+    monkeypatch.setattr(cbor2, "loads", lambda *_, **__: pytest.fail("it is decoded"))
+    with pytest.raises(PeerError, match=r"clock|length"):
+        decode_push(NOT_CLOCKS[what])
+
+
+def test_a_large_clock_in_a_large_delta_is_read() -> None:
+    clock = Clock({ReplicaId(2**64 - 1 - n): 2**40 for n in range(1000)})
+    ids = tuple(MessageId(f"{n:0250}") for n in range(300))
+    delta = Delta(Dot(ReplicaId(7), 2), "alice", (Keywords(BOX, ids, ("$seen",), (), clock),) * 2)
+    assert decode_delta(encode_delta(delta)) == delta

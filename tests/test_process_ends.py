@@ -12,8 +12,8 @@ from pathlib import Path
 from crdtmail import limits
 from crdtmail.client import Client, Refused, Unreachable
 from tests.nodes import NodeProcess, node_process
-from tests.test_kill import WRITERS
 
+WRITERS = 6
 ALICE = "alice"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,9 +14,19 @@ from hypothesis import strategies as st
 from crdtmail import views
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta, encode_delta
-from crdtmail.crdt.delta import Add, Create, DeleteMailbox, DirectoryUpdate, Keywords, MailboxId, Move
+from crdtmail.crdt.delta import (
+    Add,
+    Create,
+    DeleteMailbox,
+    DirectoryUpdate,
+    Keywords,
+    MailboxId,
+    Move,
+    Operation,
+    Renumber,
+)
 from crdtmail.crdt.message import DELETED, MessageId, NewMessage
-from crdtmail.crdt.uid import Uid
+from crdtmail.crdt.uid import Stripe, Uid
 from crdtmail.errors import (
     AlreadyExists,
     Forbidden,
@@ -32,7 +43,9 @@ from crdtmail.limits import (
     MAX_MAILBOX_NAME,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
+    MAX_REPLICAS,
     MAX_UID,
+    MAX_UID_JUMP,
 )
 from crdtmail.replica import KeywordChange, Outcome, Replica, Selection
 from crdtmail.store.interface import Table, Transaction
@@ -189,10 +202,35 @@ def test_a_message_with_more_keywords_than_an_addition_may_name_stays_where_it_i
     assert_refused(master, RequestError, lambda r, t: r.move(t, ACCOUNT, box, work, ids("a")))
 
 
+@pytest.mark.parametrize("kind", ["add", "move", "renumber"])
+def test_a_delta_of_a_peer_that_would_use_up_the_uids_is_refused(kind: str) -> None:
+    master, box = master_with_mail()
+    work = master.create("Work")
+    high = Uid(MAX_UID_JUMP + 1000)
+    message = NewMessage(MessageId("high"), high, 1, 1, ())
+    operations: dict[str, Operation] = {
+        "add": Add(box, (message,), Clock()),
+        "move": Move(work, box, (message,), Clock()),
+        "renumber": Renumber(box, ((MessageId("a"), high),), master.clock),
+    }
+    before = master.rows()
+    with pytest.raises(PeerError, match="too far above"):
+        master.receive_from(2, 1, operations[kind])
+    assert master.rows() == before
+
+
+def test_no_honest_delta_goes_further_up_than_its_peers_allow() -> None:
+    stripe = Stripe(MAX_REPLICAS - 1, MAX_REPLICAS)
+    added = islice(stripe.uids_from(1), MAX_MESSAGES_PER_OPERATION)
+    healed = islice(stripe.healed_uids(1, 10 * MAX_MESSAGES_PER_OPERATION), MAX_MESSAGES_PER_OPERATION)
+    assert max(max(added), max(healed)) <= MAX_UID_JUMP
+
+
 def test_where_the_uids_end_no_message_comes_in_and_what_is_there_can_be_read() -> None:
     master, box = master_with_mail()
-    last = NewMessage(MessageId("last"), Uid(MAX_UID), 1, 1, ())
-    master.receive_from(2, 1, Add(box, (last,), Clock()))
+    for seq in range(1, 33):
+        high = NewMessage(MessageId(f"{seq}"), Uid(min(seq * MAX_UID_JUMP, MAX_UID)), 1, 1, ())
+        master.receive_from(2, seq, Add(box, (high,), Clock()))
     assert_refused(master, UidsExhausted, lambda r, t: r.add(t, ACCOUNT, box, [mail("x")]))
     assert [message.uid for message in master.read(box)][-1] == MAX_UID
     record = master.record(box)

@@ -216,6 +216,14 @@ def test_the_size_is_taken_from_the_file_name_or_the_uidlist_where_it_is_known(t
     assert sizes == {"1,S=1,W=111": 111, "2,W=broken": computed, "3": 333, "4,S=4": computed}
 
 
+def test_a_number_that_is_no_size_is_passed_over(tmp_path: Path) -> None:
+    name = f"1,W={'9' * 40}"
+    make_folder(tmp_path, f"cur/{name}:2,", "cur/2:2,")
+    (tmp_path / "dovecot-uidlist").write_text(UIDLIST + f"3 W{'9' * 5000} :2\n")
+    computed = len(TEXT) + TEXT.count(b"\n")
+    assert {message.id: message.size for message in read_inbox(tmp_path)} == {name: computed, "2": computed}
+
+
 @pytest.mark.parametrize(("time_ns", "seconds"), [(1_700_000_000_999_999_999, 1_700_000_000), (-1, 0)])
 def test_a_message_was_received_at_the_time_of_its_file_in_whole_seconds(
     tmp_path: Path, time_ns: int, seconds: int
@@ -335,6 +343,7 @@ def test_a_file_that_one_reading_of_the_directory_missed_is_found_by_the_next(
         (UIDLIST + "2 :1\n1 :2\n", "UID 1 after UID 2"),
         (UIDLIST + "0 :1\n", "UID 0"),
         (UIDLIST + "1\n", "line 2"),
+        (UIDLIST + "9" * 5000 + " :1\n", "line 2"),
     ],
 )
 def test_a_damaged_uidlist_is_refused_and_the_reason_says_where(

@@ -46,6 +46,7 @@ from crdtmail.limits import (
 
 VERSION = 2
 _MAX_DEPTH = 8
+_NO_DANGER = 4096  # bytes of which nothing can be made that takes long
 _CHECKSUM_HEAD = b"\x44"  # a byte string of four
 _MAX_REPLICA = 2**64 - 1
 
@@ -143,6 +144,8 @@ def load(data: bytes) -> Any:
 
 def read(data: bytes) -> Any:
     """The value that `data` begins with, whoever encoded it and however."""
+    if len(data) > _NO_DANGER:
+        _check_maps(data)
     try:
         value = cbor2.loads(
             data,
@@ -154,6 +157,35 @@ def read(data: bytes) -> Any:
     except Exception as error:  # a decoder's errors are whatever its input made of it
         raise PeerError(f"not CBOR that this node reads: {error}") from error
     return value
+
+
+def _check_maps(data: bytes) -> None:
+    """Refuse a map that cannot be a clock before anything is made of it.  Raises PeerError.
+
+    Some megabytes of a map take minutes to decode if their keys collide (lists, whose hashes are no secret),
+    and a gigabyte of memory if they do not.  One pass over the heads of all values, whatever is in what.
+    """
+    at, end = 0, len(data)
+    unsigned = 0  # so many numbers must follow, because a clock has begun
+    while at < end:
+        kind, argument = data[at] >> 5, data[at] & 31
+        at += 1
+        if argument >= 24:
+            if argument > 27:
+                raise PeerError("not CBOR that this node reads: a length is left open")
+            width = 1 << (argument - 24)
+            argument = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if unsigned:
+            if kind != 0:
+                raise PeerError("not CBOR that this node reads: a map is no clock")
+            unsigned -= 1
+        elif kind == 2 or kind == 3:
+            at += argument
+        elif kind == 5:
+            if argument > MAX_REPLICAS:
+                raise PeerError(f"a clock is a map of at most {MAX_REPLICAS} entries")
+            unsigned = 2 * argument
 
 
 def _plain(operation: Operation) -> list[Any]:

@@ -20,6 +20,7 @@ import pycrdt
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
+from crdtmail.crdt.directory_update import check_update
 from crdtmail.crdt.names import INBOX, SEPARATOR, check_mailbox_name, make_mailbox_id
 from crdtmail.errors import PeerError
 
@@ -60,6 +61,7 @@ class Directory:
 
         Raises PeerError if it is none; then this object must not be used again.
         """
+        check_update(update, self._doc.get_state(), self.state)
         self._apply(update)
         try:
             return self.content()
@@ -69,8 +71,8 @@ class Directory:
     def _apply(self, update: bytes) -> None:
         try:
             self._doc.apply_update(update)
-        except ValueError as error:
-            raise PeerError(f"a directory update cannot be read: {error}") from error
+        except (ValueError, RuntimeError) as error:
+            raise PeerError(f"a directory update cannot be read or applied: {error}") from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # how a failed assertion in Yjs's Rust arrives
                 raise

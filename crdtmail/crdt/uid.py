@@ -14,7 +14,7 @@ from typing import NamedTuple, NewType
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.errors import UidsExhausted
-from crdtmail.limits import MAX_UID
+from crdtmail.limits import MAX_HEALING_JUMP, MAX_UID
 
 Uid = NewType("Uid", int)
 """1 to 2^32-1, ascending within a mailbox."""
@@ -50,4 +50,4 @@ class Stripe(NamedTuple):
         Each rank starts two whole blocks further up than the one before it, so that masters which
         heal the same messages at the same time do not make each other's new UIDs stale again.
         """
-        return self.uids_from(uid_next + self.rank * 2 * self.stripes * stale)
+        return self.uids_from(uid_next + min(self.rank * 2 * self.stripes * stale, MAX_HEALING_JUMP))

@@ -39,12 +39,13 @@ PARTS = (b"new", b"cur", b"tmp")
 READ_BYTES = 1 << 20
 NANOSECONDS = 1_000_000_000
 
+NUMBER = re.compile(rb"\d{1,18}")
 DIGITS = re.compile("[0-9]{1,2}")
 UIDLIST_HEADER_V1 = re.compile(rb"1 +0*[1-9]\d* +0*[1-9]\d*")
 UIDLIST_HEADER_V3 = re.compile(rb"3(?=.* V0*[1-9])(?=.* N0*[1-9]).*")
-UIDLIST_RECORD_V1 = re.compile(rb"(\d+) +()([^ /][^/]*)")
-UIDLIST_RECORD_V3 = re.compile(rb"(\d+) +((?:[^: ][^ ]* +)*):([^/]+)")
-SIZE_IN_NAME = re.compile(rb",W=(\d+)(?:,|$)")
+UIDLIST_RECORD_V1 = re.compile(rb"(\d{1,18}) +()([^ /][^/]*)")
+UIDLIST_RECORD_V3 = re.compile(rb"(\d{1,18}) +((?:[^: ][^ ]* +)*):([^/]+)")
+SIZE_IN_NAME = re.compile(rb",W=(\d{1,18})(?:,|$)")  # a number beyond 63 bits is no size
 NAME_ORDER = re.compile(rb"(\d*)((?:\.[^.M]*M(\d*))?.*)", re.DOTALL)
 SUBSCRIPTIONS_V2 = b"V\t2\n\n"
 TAB_ESCAPES = {b"0": b"\0", b"1": b"\1", b"t": b"\t", b"r": b"\r", b"n": b"\n"}
@@ -290,7 +291,7 @@ def read_uidlist(folder: bytes) -> dict[bytes, UidlistRecord]:
 def uidlist_record(extensions: bytes) -> UidlistRecord:
     values = {field[:1]: field[1:] for field in extensions.split()}
     size = values.get(b"W", b"")
-    return UidlistRecord(guid=values.get(b"G") or None, size=int(size) if size.isdigit() else None)
+    return UidlistRecord(guid=values.get(b"G") or None, size=int(size) if NUMBER.fullmatch(size) else None)
 
 
 def uidlist_error(path: bytes, line: int, what: str) -> SourceError:

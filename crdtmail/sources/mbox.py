@@ -26,6 +26,7 @@ from crdtmail.sources import SourceFolder, SourceMessage, folder_name, keyword, 
 READ_BYTES = 1 << 20
 LINE_BYTES = 1 << 16
 
+NUMBER = re.compile(rb"[0-9]{1,18}")  # what fits 63 bits; no file is longer
 MONTHS = (b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec")
 SEPARATOR = re.compile(
     rb"""From\ (?:"(?:[^"\\\r\n]|\\.)*")?[^ \r\n]*\ +      # the sender, perhaps quoted
@@ -142,7 +143,7 @@ def read_span(file: BinaryIO, date: int, size: int) -> tuple[Span, int | None]:
             break
         if at_line_start:
             name, _, value = line.partition(b":")
-            if name.lower() == b"content-length" and value.strip().isdigit():
+            if name.lower() == b"content-length" and NUMBER.fullmatch(value.strip()):
                 content_length = int(value)
             is_folder_data |= name.lower() == b"x-imap"
         at_line_start = line.endswith(b"\n")

@@ -59,11 +59,14 @@ class LmdbStore:
         self._folder = folder
         self._first_map = first_map
         with _folder_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
             self._lock = _lock(folder)
         try:
             with _folder_errors(folder):
                 _allocate_reader_table(folder)
+                data = folder / "data.mdb"
+                if not data.exists():
+                    _create(data)
                 self._env = self._open()
         except BaseException:
             os.close(self._lock)
@@ -400,9 +403,35 @@ class _Place:
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._file)
-        folder = os.open(self._file.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        _sync_folder(self._file.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it, so that they outlast a loss of power."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in made:
+        _sync_folder(each.parent)
+
+
+def _create(data: Path) -> None:
+    """Make an empty environment, whole or not at all.
+
+    LMDB writes the first pages of a new one without a sync, and does not open a file that has half of them.
+    """
+    new = data.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    with lmdb.open(str(new), subdir=False, lock=False) as env:
+        env.sync(True)
+    new.replace(data)
+    _sync_folder(data.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make durable what stands in the folder, not what is in it."""
+    opened = os.open(folder, os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)
 
 
 def _lock(folder: Path) -> int:
