@@ -112,14 +112,6 @@ class NotYet(RequestError):
     title = "This node has not caught up with your token yet"
 
 
-class WritesLost(RequestError):
-    """Peers hold deltas of this replica that its store does not: it must not write under its id again."""
-
-    status = 503
-    type = "writes-lost"
-    title = "This node's store is older than what its peers have seen of it"
-
-
 class Overloaded(RequestError):
     status = 503
     type = "overloaded"

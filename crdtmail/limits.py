@@ -92,6 +92,10 @@ MAX_ROWS_CLEARED: Final = 10_000
 """Rows that one transaction takes away of what is no longer needed (pruned deltas, staged messages), so that
 no write waits long for it."""
 
+MAX_NEW_IDS: Final = 8
+"""How often a node takes a new id between two starts because others say that the old one is not its own any
+more.  An honest cluster says so once or twice in a node's life; each id stays in every clock for ever."""
+
 MAX_SNAPSHOTS: Final = 4
 """Snapshots that are held for peers at a time.  Each keeps the pages that it shows from being used again."""
 

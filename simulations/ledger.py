@@ -122,6 +122,8 @@ class Ledger:
             if (move := account.moves.get(change)) is not None:
                 self._spread(note.account, seen, move)
                 if any((move.target, id) in account.uncertain for id in move.messages):
+                    # What is said again of the others would be said in the same delta.
+                    account.uncertain |= {(move.target, id) for id in move.messages}
                     continue
             said = account.history.follow_up(f"{replica:x}", seen, change)
             if said is None:

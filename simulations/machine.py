@@ -58,7 +58,7 @@ BOUNDARIES = ("now", "before persist", "in persist", "after persist", "before se
 
 _READ_US = (20, 800)  # a read: from a page in memory to one from the disk
 _RESTART_US = 50_000
-_HOUSE_US = 2_000_000
+_HOUSE = 0.4  # of the interval at which nodes talk
 _ADVANCE_US = 30  # from a commit in the writer's thread until the event loop hears of it
 
 
@@ -148,6 +148,7 @@ class Machine:
         self._failed: dict[str, list[float]] = {}
         """When the calls of each peer failed, since one succeeded."""
         self._reads = 0
+        self._renewed = 0
         self.retired = 0
         """How often its id was retired."""
         self._held: list[_Held] = []
@@ -218,9 +219,10 @@ class Machine:
             chance=chance,
             now=self.now,
         )
+        self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
         self._pump_all()
-        self._later(_HOUSE_US, self._keep_house)
+        self._later(int(_HOUSE * self.world.config.interval_s * 1e6), self._keep_house)
 
     def _keep_house(self) -> None:
         """Now and then: prune the log, give up old snapshots."""
@@ -233,11 +235,13 @@ class Machine:
                 raise error
             if self.life == life:
                 self.world.reached["log pruned"] += self.gossip.head.log_bytes < had
+                self.world.reached["another id taken"] += self.gossip.renewed - self._renewed
+                self._renewed = self.gossip.renewed
 
         self.requests += 1
         self.perform(self.gossip.keep_house(kept), done)
         if self.life == life:
-            self._later(_HOUSE_US, self._keep_house)
+            self._later(int(_HOUSE * self.world.config.interval_s * 1e6), self._keep_house)
 
     def retire(self, replicas: list[ReplicaId]) -> None:
         """An operator says that these are gone for good."""

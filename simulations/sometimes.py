@@ -56,7 +56,6 @@ SWARM = (
     "gap answered",
     "log pruned",
     "snapshot merged",
-    "snapshot begun and not ended",
     "another id taken",
     "partition healed",
     "clogged link released",

@@ -40,8 +40,8 @@ QUIET_INTERVALS = 1
 """Gossip intervals for which the quiet cluster is watched."""
 CALM_LIMIT_S = 300.0
 """In calm weather everything is everywhere within so many seconds, whatever happened before."""
-PRUNED_WITHIN_S = 120.0
-"""When all is quiet, no node keeps any of its log for longer."""
+PRUNED_WITHIN = 24
+"""When all is quiet, no node keeps any of its log for more intervals."""
 PROMPT_S = 0.5
 """Where nothing is wrong a change is at the next node within a grace period and so many seconds."""
 MESSAGES_PER_DELTA = 60
@@ -372,7 +372,7 @@ class World:
         gone = [m.replica.id for m in self.machines.values() if m.has_left and m.life]
         if gone:
             self.members[0].retire(gone)
-        limit = self.now_us + int(PRUNED_WITHIN_S * 1e6)
+        limit = self.now_us + int(PRUNED_WITHIN * self.config.interval_s * 1e6)
         self.run_until(limit, self._is_pruned)
         retired = self.members[0].gossip.retired
         for machine in self.members:

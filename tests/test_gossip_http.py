@@ -18,6 +18,7 @@ from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
 from crdtmail.effects import Kind
 from crdtmail.gossip.codec import decode_answer, encode_position, encode_push
 from crdtmail.gossip.messages import Position
+from crdtmail.limits import MAX_NEW_IDS
 from crdtmail.web.gossip_server import SENDER, path
 from tests.nodes import CHAIN, MESH, STAR, Cluster, Running, cluster, run, single, until
 from tests.test_api import ALICE, CHANGES, INBOX, add, prepared, shown
@@ -244,17 +245,36 @@ def test_what_a_faulty_peer_sends_is_refused_and_counted_and_stops_nothing(tmp_p
     run(test())
 
 
-def test_a_node_whose_own_writes_were_lost_refuses_new_ones_and_says_why(tmp_path: Path) -> None:
+def test_a_node_whose_own_writes_were_lost_takes_another_id_before_it_writes(tmp_path: Path) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it)
-            seen = Position(ReplicaId(255), "mx2", Clock({it.node.replica.id: 99}), 0)
+            old = it.node.replica.id
+            seen = Position(ReplicaId(255), "mx2", Clock({old: 99}), 0)
             assert (
                 await it.ask("POST", EXCHANGE, data=encode_position(seen), headers=STRANGER)
             ).status == 200
-            answer = await it.ask("POST", ALICE, {"name": "Work"})
-            assert (answer.status, answer.problem) == (503, "writes-lost")
-            assert (await it.ask("GET", "/v1/status")).body["alarms"]
+            written = it.node.head.clock[old]
+            assert (await it.ask("POST", ALICE, {"name": "Work"})).status == 201
+            assert it.node.replica.id != old
+            assert it.node.head.clock[old] == written, "nothing more is written under the old id"
+            assert it.node.head.clock[it.node.replica.id] > 0
+
+    run(test())
+
+
+def test_a_node_does_not_take_new_ids_without_end_because_somebody_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            statuses, ids = [], set()
+            for _ in range(MAX_NEW_IDS + 2):
+                seen = Position(ReplicaId(255), "mx2", Clock({it.node.replica.id: 99}), 0)
+                answer = await it.ask("POST", EXCHANGE, data=encode_position(seen), headers=STRANGER)
+                statuses.append(answer.status)
+                ids.add(it.node.replica.id)
+            assert statuses == [200] * MAX_NEW_IDS + [400] * 2
+            assert len(ids) == MAX_NEW_IDS
 
     run(test())
 

@@ -66,14 +66,14 @@ def pool() -> Iterator[Executor]:
 
 @pytest.fixture(scope="module")
 def swarm(pool: Executor) -> Tally:
-    tally = Tally(scenario="swarm", first=0, seeds=100)
+    tally = Tally(scenario="swarm", first=0, seeds=400)
     campaign(pool, 2, tally, stop=False, progress=ignore)
     return tally
 
 
 def test_a_short_campaign_of_the_swarm_breaks_no_promise(swarm: Tally) -> None:
     assert [failure.violation for failure in swarm.failures] == []
-    assert swarm.runs == 100
+    assert swarm.runs == 400
 
 
 def test_a_short_campaign_comes_upon_everything_that_a_long_one_must(swarm: Tally) -> None:

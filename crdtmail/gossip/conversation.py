@@ -40,7 +40,7 @@ from crdtmail.gossip.snapshot import (
     decode_request,
     encode_numbered,
 )
-from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S
+from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_NEW_IDS
 from crdtmail.replica import Keep, Outcome, Replica
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
@@ -241,11 +241,12 @@ class Gossip:
         yield from self._hear(theirs)
         if (session := self.peers.session_of(theirs.replica)) is not None:
             session.heard_position(self._now(), ours, theirs, answered=bool(entries))
+        floor = Clock() if theirs.clock.includes(self.head.floor) else self.head.floor
         # Our position as it was before the deltas were read: what was committed since is news for later.
         return Reply(
             _OK,
             self.replica.id,
-            encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries), self.head.floor)),
+            encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries), floor)),
         )
 
     def _answer_offer(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
@@ -404,6 +405,11 @@ class Gossip:
             head = yield from read(lambda tables: tables.head())
             is_lost = position.clock[own] > head.clock[own]
         if self.replica.id == own and (is_lost or own in position.retired):
+            if self.renewed >= MAX_NEW_IDS:
+                self.refused += 1
+                raise PeerError(
+                    "this node has taken new ids often enough; it does not believe that one again"
+                )
             yield from self._renew()
         yield from self.retire(position.retired - {self.replica.id})
         self.peers.hear(self._now(), position)
