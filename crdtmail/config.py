@@ -26,6 +26,7 @@ _PORT = re.compile("[0-9]{1,5}")
 _HOST = re.compile("[!-~]+")
 _KEYS = {"name", "data", "listen", "peers", "cluster_secret_file", "tls", "gossip", "log"}
 _TLS = {"certificate", "key", "ca"}
+_LOG = {"keep_mb", "keep_days"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
 
 
@@ -165,7 +166,7 @@ def _timing(value: object) -> Timing:
 
 
 def _keep(value: object) -> Keep:
-    if not isinstance(value, dict) or not value.keys() <= {"keep_mb", "keep_days"}:
+    if not isinstance(value, dict) or not value.keys() <= _LOG:
         raise ConfigError("[log] knows keep_mb and keep_days")
     for key, given in value.items():
         if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 10**6:

@@ -123,6 +123,10 @@ class Checks:
         expect(news, "a list that changed has a higher modseq", machine.name, account, before, modseq)
         self._lists[machine.replica.id, account] = modseq, now
 
+    def any_retired(self) -> bool:
+        """Whether any node was told that a member is gone."""
+        return any(machine.gossip.retired for machine in self.world.members)
+
     def recount(self, machine: Machine) -> None:
         """Counters, digests and indices are what the records say."""
         if machine.disk.is_damaged:

@@ -58,7 +58,7 @@ BOUNDARIES = ("now", "before persist", "in persist", "after persist", "before se
 
 _READ_US = (20, 800)  # a read: from a page in memory to one from the disk
 _RESTART_US = 50_000
-_HOUSE = 0.4  # of the interval at which nodes talk
+_HOUSE = 1.0  # of the interval at which nodes talk
 _ADVANCE_US = 30  # from a commit in the writer's thread until the event loop hears of it
 
 
@@ -222,7 +222,8 @@ class Machine:
         self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
         self._pump_all()
-        self._later(int(_HOUSE * self.world.config.interval_s * 1e6), self._keep_house)
+        if world.keeps_house:
+            self._later(int(_HOUSE * self.world.config.interval_s * 1e6), self._keep_house)
 
     def _keep_house(self) -> None:
         """Now and then: prune the log, give up old snapshots."""

@@ -16,7 +16,9 @@ from urllib.parse import quote
 
 import aiohttp
 
+from crdtmail.crdt.delta import MailboxId
 from crdtmail.gossip import codec as gossip
+from crdtmail.gossip import snapshot
 from crdtmail.gossip.messages import Position
 from crdtmail.node import Node
 from crdtmail.web import api, gossip_server
@@ -60,6 +62,16 @@ class Request(NamedTuple):
     body: bytes
 
 
+QUESTIONS: list[snapshot.Request] = [
+    snapshot.Begin(),
+    snapshot.AskAccounts(1, "alice"),
+    snapshot.AskDetails(1, (("alice", 0),)),
+    snapshot.AskBlocks(1, (("alice", MailboxId(bytes(16))),)),
+    snapshot.AskMessages(1, (("alice", MailboxId(bytes(16)), ((1, 5),)),)),
+    snapshot.End(1),
+]
+
+
 def api_request(chance: random.Random) -> Request:
     """A request of the JSON API with something wrong in it, or with luck nothing."""
     method, route = chance.choice(ROUTES)
@@ -93,6 +105,8 @@ def gossip_request(chance: random.Random, node: Node) -> Request:
     seeds = {
         "exchange": [gossip.encode_position(stranger), gossip.encode_position(fuzz.POSITION)],
         "push": [fuzz.PUSH, gossip.encode_push(fuzz.ENCODED[1:2])],
+        "snapshot": [snapshot.encode_request(each) for each in QUESTIONS],
+        "offer": [snapshot.encode_numbered(1, snapshot.encode_accounts(snapshot.Accounts((), False)))],
     }
     body = chance.choice(seeds[path.rpartition("/")[2]])
     body = chance.choice([mutation.bytes_like, fuzz.TARGETS["position"].change])(chance, body)

@@ -181,7 +181,7 @@ async def single(folder: Path, *, timing: Timing = QUICK) -> AsyncIterator[Runni
 
 
 PYTHON_MODULE = ("-m", "crdtmail")
-READY = re.compile(r"listening on (http://\S+:\d+),")
+READY = re.compile(r"listening on (https?://\S+:\d+),")
 
 
 SECRET = "a secret that every test knows, so none at all"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from crdtmail.client import Client
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore, data_file, reading
 from crdtmail.store.tables import FORMAT, Tables, WritableTables
+from crdtmail.verify import verify
 from simulations.recount import recount
-from tests.kills import until_equal
-from tests.nodes import NodeProcess, node_process
+from tests.nodes import PATIENCE_S, NodeProcess, node_process
 from tests.small_disk import KIB, small_disk
 from tests.test_checking import everything
 from tests.test_cli import crdtmail
@@ -30,6 +31,16 @@ def add(client: Client, *ids: str) -> None:
 
 def held(client: Client) -> set[str]:
     return {message["id"] for message in client.mailbox(ALICE, "INBOX", limit=100_000)["messages"]}
+
+
+def until_equal(one: NodeProcess, other: NodeProcess) -> None:
+    """Wait until both hold the same."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not verify([one.address, other.address], timeout_s=PATIENCE_S).agrees or (
+        one.client().status()["clock"] != other.client().status()["clock"]
+    ):
+        assert time.monotonic() < deadline, "the nodes do not become equal"
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -155,7 +166,7 @@ def test_a_node_that_was_restored_gets_its_later_changes_back_from_its_peer(
             add(client, "before")
             assert crdtmail("backup", "--data", data, target).returncode == 0
             add(client, "after")
-            until_equal([it, peer], ALICE)
+            until_equal(it, peer)
             first = client.status()["replica"]
             refused = crdtmail("restore", "--data", data, "--replace", target)
             assert refused.returncode == 2
@@ -167,7 +178,7 @@ def test_a_node_that_was_restored_gets_its_later_changes_back_from_its_peer(
         assert "takes a new replica id" in restored.stdout
         with node_process(tmp_path / "node", "--peer", peer.address) as it:
             assert it.client().status()["replica"] != first
-            until_equal([it, peer], ALICE)
+            until_equal(it, peer)
             assert held(it.client()) == held(peer.client()) == {"before", "after"}
             assert it.client().status()["alarms"] == peer.client().status()["alarms"] == []
 

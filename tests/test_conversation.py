@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Kind, Persist, Read, Reply, Steps
 from crdtmail.errors import PeerError
@@ -28,6 +28,8 @@ class Talker:
 
     def __init__(self) -> None:
         self.master = Master(1)
+        self.new_id = ReplicaId(1)
+        self.master.replica._new_id = lambda: self.new_id
         self.gossip = Gossip(
             self.master.replica,
             "mx1",
@@ -105,8 +107,25 @@ def test_what_is_refused_is_counted_whoever_called() -> None:
     talker.perform(talker.gossip.converse(ADDRESS), Reply(200, PEER, answer))
     assert talker.gossip.refused == 1
     assert "said to be this replica's own" in str(talker.gossip.peers.sessions[ADDRESS].last_error)
-    with pytest.raises(PeerError, match="must not name the node itself"):
-        talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, encode_position(talker.gossip.position)))
+    with pytest.raises(PeerError, match="a position is"):
+        talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, with_checksum(dump([1]))))
     with pytest.raises(PeerError):
         talker.perform(talker.gossip.answer(Kind.PUSH, PEER, b"noise"))
     assert talker.gossip.refused == 3
+
+
+def test_a_node_that_calls_itself_is_told_so_and_one_that_meets_its_copy_takes_another_id() -> None:
+    talker = Talker()
+    steps = talker.gossip.converse(ADDRESS)
+    assert steps is not None
+    call = steps.send(None)
+    assert isinstance(call, Call)
+    with pytest.raises(PeerError, match="must not name the node itself"):
+        talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, call.body))
+    steps.close()
+    assert talker.master.replica.id == 1
+    copy = encode_position(Position(ReplicaId(1), "copy", Clock(), 0))
+    talker.new_id = ReplicaId(7)
+    talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, copy))
+    assert talker.master.replica.id == 7
+    assert talker.gossip.position.replica == 7

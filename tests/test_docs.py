@@ -237,7 +237,7 @@ def test_the_digest_is_computed_as_the_protocol_document_says(tmp_path: Path) ->
     made, digests, replica = asyncio.run(run())
     id, r = bytes.fromhex(made["id"]), int(replica)
     salt = hashlib.blake2b(b"alice\0" + id, digest_size=16).digest()
-    instances = [[[r, 2], 1, 7, 1767225600, {"$seen": [[r, 2]]}]]
+    instances = [[[r, 2], 1, 7, 1767225600, {"$seen": [[r, 2]]}, False]]
     alive = b"\xa1\x1b" + r.to_bytes(8, "big") + b"\x02"
     parts = [b"m1\0" + msgspec.msgpack.encode(instances), b"\0" + alive]
     expected = 0
@@ -257,7 +257,8 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def test_every_setting_and_every_flag_of_a_node_is_documented() -> None:
-    settings = config._KEYS - {"gossip", "tls"}
+    settings = config._KEYS - {"gossip", "tls", "log"}
+    settings |= {f"log.{name}" for name in config._LOG}
     settings |= {f"gossip.{name}" for name in config._TIMING} | {f"tls.{name}" for name in config._TLS}
     assert set(first_cells(section("operating.md", "### Settings"))) == settings
     flags = {flag for action in subcommands(cli._parser())["node"]._actions for flag in action.option_strings}

@@ -292,7 +292,7 @@ def test_a_node_with_certificates_says_https(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.write_text(f"[tls]\ncertificate = '{files.certificate}'\nkey = '{files.key}'\nca = '{files.ca}'\n")
     with node_process(tmp_path / "mx1", "--config", str(file)) as node:
-        address = node.address.replace("http", "https")
+        address = node.address
         ca = ("--ca", str(files.ca))
         result: subprocess.CompletedProcess[str] = crdtmail("status", "--node", address, *ca)
         assert result.returncode == 0, result.stderr

@@ -30,7 +30,7 @@ from crdtmail.replica import KEEP_ALL, Keep, Outcome
 from crdtmail.store.interface import Store, Table
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import Tables, encode_instances
-from simulations.commands import Move
+from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
 from tests.filling import Source, take_over
@@ -102,7 +102,11 @@ def test_random_programs_through_snapshots_end_as_the_reference_says(program: Pr
 
 @given(programs())
 def test_random_programs_with_moves_end_with_the_same_messages_through_snapshots(program: Program) -> None:
-    """Which flags follow a message depends on who has seen what, and a snapshot shows less of that."""
+    """Which flags follow a message depends on who has seen what, and a snapshot shows less of that.
+
+    So no program in which the flags decide what is expunged.
+    """
+    assume(not any(isinstance(s, Do) and isinstance(s.command, ExpungeDeleted) for s in program.steps))
     by_delta, by_snapshot = RealWorld(MemoryStore), SnapshotWorld(MemoryStore)
     run_whole(program, by_delta, by_snapshot)
     for replica in program.replicas:

@@ -324,7 +324,9 @@ class Gossip:
         offered = self._offered
         if offered is not None and offered.asked and self._now() - offered.answered_at > GOSSIP_TIMEOUT_S:
             self._end_offer()
-        while (yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))):
+        while self.head.log_bytes and (
+            yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))
+        ):
             yield from persist(lambda txn: self.replica.prune(txn, self.stable(), keep))
 
     def silent_members(self, after_s: float) -> list[Heard]:
