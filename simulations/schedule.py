@@ -10,7 +10,7 @@ from simulations.config import Config
 from simulations.faults import FAULTS, switched_on
 from simulations.workload import workload
 
-_SIZES = {0.2: 85, 0.4: 10, 0.75: 5}
+_SIZES = {0.16: 85, 0.4: 10, 0.75: 5}
 """Parts of the configured time that a run of the swarm takes, and how often of a hundred."""
 
 

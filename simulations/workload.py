@@ -29,7 +29,8 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
     mail = _Mail(chance, config)
     can_clash = len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1
     if can_clash:
-        yield from _clash(chance, config, round(chance.random() * 0.8 * config.seconds, 4), accounts)
+        at = round(chance.random() * max(0.0, config.seconds - 1.0), 4)  # in time to come to blows
+        yield from _clash(chance, config, at, accounts)
     for _ in range(config.operations):
         at = round(chance.random() * config.seconds, 4)
         drawn = chance.random()
