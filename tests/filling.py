@@ -6,14 +6,17 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from crdtmail.applying import Editor
 from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.delta import Account
+from crdtmail.crdt.message import EMPTY, MessageId
 from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
 from crdtmail.gossip.filling import Filling, fill
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.snapshot import decode_request
 from crdtmail.replica import Replica
-from crdtmail.store.interface import Store
-from crdtmail.store.tables import Tables
+from crdtmail.store.interface import Store, Transaction
+from crdtmail.store.tables import Lsn, Tables, WritableTables
 
 Meanwhile = Callable[[int], None]
 """What happens before the nth question is asked."""
@@ -101,3 +104,15 @@ def perform(steps: Steps[Any], store: Store, ask: Callable[[Call], Reply] | None
                     raise AssertionError(effect)
         except Exception as raised:
             error = raised
+
+
+def lose_a_message(txn: Transaction, account: Account, id: str | None = None) -> None:
+    """Take a message out of the account's first mailbox as no replica would: a disk has lost it."""
+    tables = WritableTables(txn)
+    head = tables.head()
+    head.lsn = Lsn(head.lsn + 1)
+    mailbox, box = next(iter(tables.mailboxes(account)))
+    lost = MessageId(id) if id is not None else next(tables.messages(box.number))[1]
+    with Editor(tables, head, account, mailbox) as editor:
+        editor.replace(lost, editor.get(lost), EMPTY)
+    tables.put_head(head)

@@ -20,6 +20,7 @@ from crdtmail.gossip.codec import decode_answer, encode_position, encode_push
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_NEW_IDS
 from crdtmail.web.gossip_server import SENDER, path
+from tests.filling import lose_a_message
 from tests.nodes import CHAIN, MESH, STAR, Cluster, Running, cluster, run, single, until
 from tests.test_api import ALICE, CHANGES, INBOX, add, prepared, shown
 
@@ -279,18 +280,20 @@ def test_a_node_does_not_take_new_ids_without_end_because_somebody_says_so(tmp_p
     run(test())
 
 
-def test_equal_clocks_with_unequal_digests_raise_an_alarm(tmp_path: Path) -> None:
+def test_equal_clocks_with_unequal_digests_raise_an_alarm_and_are_repaired(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test() -> None:
         async with cluster(tmp_path, {"mx1": ["mx2"], "mx2": ["mx1"]}) as nodes:
             first, second = nodes.nodes["mx1"], nodes.nodes["mx2"]
             await prepared(first)
+            await first.ask("POST", f"{ALICE}/name:INBOX/messages", {"messages": [{"id": "m1", "size": 1}]})
             await nodes.converged()
-            second.node.head.digest ^= 1
-
-            async def alarmed() -> bool:
-                return bool((await first.ask("GET", "/v1/status")).body["alarms"])
-
-            await until(alarmed, "the damage is reported")
+            whole = first.digest()
+            await second.node.write(lambda _, txn: lose_a_message(txn, "alice"))
+            assert second.digest() != whole
+            await until(lambda: "one of the stores is damaged" in caplog.text, "the damage is reported")
+            await until(lambda: first.digest() == second.digest() == whole, "both have what either had")
 
     run(test())
 

@@ -27,13 +27,13 @@ from crdtmail.gossip.snapshot import (
 )
 from crdtmail.limits import MAX_SNAPSHOTS, SNAPSHOT_IDLE_S, SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Keep, Outcome
-from crdtmail.store.interface import Store, Table
+from crdtmail.store.interface import Table
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import Tables, encode_instances
 from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
-from tests.filling import Source, take_over
+from tests.filling import Source, lose_a_message, take_over
 from tests.masters import ACCOUNT, Master, exchange, ids, mail, pair
 from tests.programs import Deliver, Do, Program, programs
 from tests.real_world import RealWorld
@@ -454,30 +454,13 @@ def test_after_a_repair_both_have_what_either_had() -> None:
     one, two, box = pair()
     one.add(box, "a", "b")
     two.hear(one)
-    _lose(one.store, b"a")
-    _lose(two.store, b"b")
+    one.do(lambda _, txn: lose_a_message(txn, ACCOUNT, "a"))
+    two.do(lambda _, txn: lose_a_message(txn, ACCOUNT, "b"))
     assert not same(one, two)
     fill(one, two, is_repair=True)
     fill(two, one, is_repair=True)
     assert same(one, two)
     assert {message.id for message in one.read(box)} == {"a", "b"}
-
-
-def _lose(store: Store, id: bytes) -> None:
-    """Take a message away as no replica would: a damaged disk that nobody has noticed."""
-    from crdtmail.applying import Editor
-    from crdtmail.store.tables import WritableTables
-
-    def damage(txn: object) -> None:
-        tables = WritableTables(txn)  # type: ignore[arg-type]
-        head = tables.head()
-        head.lsn += 1  # type: ignore[assignment]
-        ((mailbox, _),) = tables.mailboxes(ACCOUNT)
-        with Editor(tables, head, ACCOUNT, mailbox) as editor:
-            editor.replace(id.decode(), editor.get(id.decode()), EMPTY)  # type: ignore[arg-type]
-        tables.put_head(head)
-
-    store.transact(damage)
 
 
 # Pruning ------------------------------------------------------------------------------------------------

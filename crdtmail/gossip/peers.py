@@ -95,7 +95,14 @@ class Peers:
             known.at = now
 
     def count_covering(self, dot: Dot) -> int:
-        """How many other replicas are known to have the delta."""
-        return sum(
-            heard.clock.covers(dot) for replica, heard in self.heard.items() if replica != self._replica
+        """How many other nodes are known to have the delta.
+
+        A node that has taken another id is one disk, however many ids it had: it keeps its name.
+        """
+        return len(
+            {
+                heard.name
+                for replica, heard in self.heard.items()
+                if replica != self._replica and heard.name != self._name and heard.clock.covers(dot)
+            }
         )
