@@ -75,6 +75,8 @@ class Session:
         self.failing_since: float | None = None
         self.heard_at: float | None = None
         self.diverged = False
+        self.divergences = 0
+        """How often it has come to differ from this node with an equal clock; it may be repaired at once."""
 
     def be(self, replica: ReplicaId) -> None:
         """This node has another id now."""
@@ -208,4 +210,5 @@ class Session:
         """Equal clocks must mean equal digests; unequal clocks say nothing about them."""
         self.peer = theirs
         if ours.clock == theirs.clock:
-            self.diverged = ours.digest != theirs.digest
+            before, self.diverged = self.diverged, ours.digest != theirs.digest
+            self.divergences += self.diverged and not before

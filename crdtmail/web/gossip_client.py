@@ -75,6 +75,7 @@ class _Talk:
         """Keep the peer up to date, until cancelled."""
         node, address = self._node, self._address
         session = node.gossip.peers.sessions[address]
+        told = 0
         while True:
             changed = node.progress.next()
             steps = node.gossip.converse(address)
@@ -86,13 +87,14 @@ class _Talk:
                 except TimeoutError:
                     pass
                 continue
-            was_failing, had_diverged = session.failing_since is not None, session.diverged
+            was_failing = session.failing_since is not None
             await node.converse(steps, self._post)
             if session.failing_since is not None and not was_failing:
                 log.warning("peer %s: %s", address, session.last_error)
             if was_failing and session.failing_since is None:
                 log.info("peer %s: in touch again", address)
-            if session.diverged and not had_diverged:
+            if session.divergences > told:
+                told = session.divergences
                 log.error(
                     "peer %s: equal clocks but different digests: one of the stores is damaged", address
                 )
