@@ -63,6 +63,9 @@ async def node_status(node: Node, guard: Guard) -> dict[str, Any]:
         }
         for replica, heard in sorted(node.gossip.peers.heard.items())
     ]
+    for address, session in node.gossip.peers.sessions.items():
+        if session.peer is not None and session.peer.name == node.name:
+            alarms.append(f"{address} has this node's name, {node.name}: give each node one of its own")
     for silent in node.gossip.silent_members(SILENT_S):
         days = (node.now() - silent.at) / 86_400
         alarms.append(
