@@ -140,6 +140,7 @@ class Replica:
         self.members = frozenset(members) | {id}
         self._touched: set[Account] = set()
         self._filling: Attempt | None = None
+        self._has_renewed = False
         self._renumbered: set[tuple[Account, MailboxId]] = set()
         self._new_id = new_id
         self.time_ms = time_ms
@@ -180,6 +181,7 @@ class Replica:
         head = tables.head()
         if head.clock.covers(delta.dot):
             return Outcome.KNOWN
+        self._be_who_the_store_says(tables)
         if delta.replica == self.id:
             raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
         if self.is_filling:
@@ -232,12 +234,22 @@ class Replica:
 
     # Who we are, who else there is ---------------------------------------------------------------------
 
-    def renew(self, txn: Transaction) -> None:
+    def renew(self, txn: Transaction, old: ReplicaId) -> bool:
         """Go on under a new id: the old one names what is not here, is retired, or is another node's."""
+        if self.id != old:  # several may say so at once
+            return False
         tables = WritableTables(txn)
-        self.id = self._new_id()
+        self.id, self._has_renewed = self._new_id(), True
         self.members |= {self.id}
         tables.put_identity(self.id, tables.place())
+        return True
+
+    def _be_who_the_store_says(self, tables: Tables) -> None:
+        """The commit in which a new id was taken may have failed: then it is still the old one."""
+        if self._has_renewed:
+            id = tables.replica()
+            assert id is not None, "an open store has a replica"
+            self.id = id
 
     def retire(self, txn: Transaction, replicas: Iterable[ReplicaId]) -> None:
         """These are gone for good: nothing is kept for them any more.  Raises Forbidden for ourselves."""
@@ -549,6 +561,7 @@ class Replica:
         """Make one delta of the operations and apply it; without any, nothing happened."""
         if not operations:
             return
+        self._be_who_the_store_says(tables)
         head = tables.head()
         delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"

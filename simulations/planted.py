@@ -251,7 +251,7 @@ def _floor_not_raised() -> Replacements:
 
 
 def _retired_keeps_its_id() -> Replacements:
-    def renew(self: Gossip) -> Steps[None]:
+    def renew(self: Gossip, old: Any) -> Steps[None]:
         yield from wait(lambda: True, 0)
 
     yield Gossip, "_renew", renew

@@ -743,3 +743,24 @@ def test_the_recount_notices_a_counter_that_is_off() -> None:
     master.do(lambda _, txn: WritableTables(txn).put_mailbox(ACCOUNT, box, record))
     with pytest.raises(AssertionError, match="counters"):
         master.recount()
+
+
+def test_a_new_id_that_did_not_become_durable_is_none() -> None:
+    one, _, box = pair()
+
+    class FullError(Exception):
+        pass
+
+    def renew(txn: Transaction) -> None:
+        one.replica._new_id = lambda: ReplicaId(77)
+        assert one.replica.renew(txn, ReplicaId(1))
+        raise FullError
+
+    with pytest.raises(FullError):
+        one.store.transact(renew)
+    one.add(box, "a")
+    assert one.clock[ReplicaId(77)] == 0
+    assert one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1)))
+    assert not one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1))), "whoever says so second"
+    one.add(box, "b")
+    assert one.clock[ReplicaId(77)] == 1

@@ -233,7 +233,7 @@ class Gossip:
             if theirs.replica == self.replica.id and body in self._asked:
                 raise PeerError("a node's peers must not name the node itself")
         if theirs.replica == self.replica.id:
-            yield from self._renew()
+            yield from self._renew(theirs.replica)
         ours = self.position
         entries: list[LogEntry] = []
         if not theirs.clock.includes(ours.clock):
@@ -385,11 +385,11 @@ class Gossip:
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
-    def _renew(self) -> Steps[None]:
+    def _renew(self, old: ReplicaId) -> Steps[None]:
         """Take a new id, before anything more is written."""
-        yield from persist(self.replica.renew)
-        self.peers.be(self.replica.id)
-        self.renewed += 1
+        if (yield from persist(lambda txn: self.replica.renew(txn, old))):
+            self.peers.be(self.replica.id)
+            self.renewed += 1
 
     def retire(self, replicas: Iterable[ReplicaId]) -> Steps[None]:
         """These replicas are gone for good; others hear of it with our position.  Raises Forbidden."""
@@ -412,7 +412,7 @@ class Gossip:
                 raise PeerError(
                     "this node has taken new ids often enough; it does not believe that one again"
                 )
-            yield from self._renew()
+            yield from self._renew(own)
         yield from self.retire(position.retired - {self.replica.id})
         self.peers.hear(self._now(), position)
         last = self._remembered_at.get(position.replica)
