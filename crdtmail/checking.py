@@ -29,6 +29,7 @@ from crdtmail.store.migrations import check_format
 from crdtmail.store.tables import (
     BLOCK,
     FORMAT,
+    OF_MAILBOXES,
     AccountRecord,
     Change,
     Lsn,
@@ -50,7 +51,6 @@ Repair = Callable[[WritableTables], object]
 Reading = Callable[[Table], None]
 
 _ROUNDS = 100
-_OF_MAILBOXES = (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.CHANGES, Table.STALE)
 
 
 class Finding(NamedTuple):
@@ -441,7 +441,7 @@ class _Check:
         homeless = set(self._tables.mailbox_numbers(Table.MESSAGES)) - homes
         for number in sorted(homeless):
             yield Finding(f"there are messages of a mailbox (number {number}) that is not there")
-        for table in _OF_MAILBOXES:
+        for table in OF_MAILBOXES:
             for number in self._tables.mailbox_numbers(table):
                 if number not in homes and number not in homeless:
                     yield Finding(

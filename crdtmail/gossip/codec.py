@@ -43,11 +43,7 @@ def decode_answer(data: bytes) -> ExchangeAnswer:
         case [position, list(deltas)]:
             return ExchangeAnswer(position_from_plain(position), _deltas(deltas))
         case [position, list(deltas), floor]:
-            try:
-                covered = clock_from_plain(floor)
-            except ValueError as error:
-                raise PeerError(str(error)) from error
-            return ExchangeAnswer(position_from_plain(position), _deltas(deltas), covered)
+            return ExchangeAnswer(position_from_plain(position), _deltas(deltas), _clock(floor))
     raise PeerError("an answer to an exchange is a position, a list of deltas and perhaps a floor")
 
 
@@ -68,10 +64,7 @@ def encode_clock(clock: Clock) -> bytes:
 
 
 def decode_clock(data: bytes) -> Clock:
-    try:
-        return clock_from_plain(_opened(data))
-    except ValueError as error:
-        raise PeerError(str(error)) from error
+    return _clock(_opened(data))
 
 
 def _sealed(value: Any) -> bytes:
@@ -80,6 +73,13 @@ def _sealed(value: Any) -> bytes:
 
 def _opened(data: bytes) -> Any:
     return load(without_checksum(data))
+
+
+def _clock(value: object) -> Clock:
+    try:
+        return clock_from_plain(value)
+    except ValueError as error:
+        raise PeerError(str(error)) from error
 
 
 def plain_position(position: Position) -> list[Any]:

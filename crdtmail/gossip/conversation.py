@@ -106,10 +106,8 @@ class Gossip:
         """The snapshot that is being taken over, if any."""
         self.snapshots = Snapshots(chance, now)
         """Those that are held for others."""
-        self.filled = 0
-        """How many snapshots have been taken over."""
         self.last_filling: Filling | None = None
-        """The last of them."""
+        """The last one that has been taken over since the start."""
         self.refused = 0
         """How often something was refused that a peer sent, whoever called."""
         self.renewed = 0
@@ -381,7 +379,6 @@ class Gossip:
             theirs = yield from fill(self.replica, address, filling, is_repair=is_repair)
         finally:
             self.filling, filling.attempt.is_on = None, False
-        self.filled += 1
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 

@@ -51,6 +51,9 @@ FORMAT = 3
 BLOCK = 128
 """UIDs a block: its digest is what two replicas compare, and its messages travel together."""
 
+OF_MAILBOXES = (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.CHANGES, Table.STALE)
+"""The tables whose keys begin with a mailbox's number."""
+
 _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _BOX_UID = Struct(">II")
@@ -438,7 +441,7 @@ class WritableTables(Tables):
 
     def delete_from_log(self, entry: LogEntry) -> None:
         self._txn.delete(Table.LOG, _U64.pack(entry.lsn))
-        self._txn.delete(Table.LOG_INDEX, _DOT.pack(*entry.dot))
+        self.put_lsn(entry.dot, None)
 
     def next_mailbox_number(self) -> int:
         """A number that no mailbox has had: no row of a deleted one can be taken for one of another."""
@@ -470,11 +473,13 @@ class WritableTables(Tables):
             self._txn.put(Table.BURNT, _mailbox_key(account, mailbox), _U32.pack(record.shown))
         self.forget_rows(Table.CHANGES, record.number)
 
-    def forget_rows(self, table: Table, number: int) -> None:
-        """Forget all that the table has of one mailbox."""
+    def forget_rows(self, table: Table, number: int, limit: int | None = None) -> int:
+        """Forget what the table has of one mailbox, at most `limit` rows; how many there were."""
         prefix = _U32.pack(number)
-        for key, _ in list(self._rows.scan(table, prefix, after_prefix(prefix))):
+        keys = [key for key, _ in islice(self._rows.scan(table, prefix, after_prefix(prefix)), limit)]
+        for key in keys:
             self._txn.delete(table, key)
+        return len(keys)
 
     def put_range(self, number: int, range: Range) -> None:
         """Write the block's record, or without messages none."""
@@ -510,11 +515,8 @@ class WritableTables(Tables):
     def delete_rows(self, number: int, limit: int) -> int:
         """Delete rows of a number that no mailbox has, at most `limit`; how many there were."""
         found = 0
-        for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.CHANGES, Table.STALE):
-            rows = self._rows.scan(table, _U32.pack(number), _U32.pack(number + 1))
-            for key in [key for key, _ in islice(rows, limit - found)]:
-                self._txn.delete(table, key)
-                found += 1
+        for table in OF_MAILBOXES:
+            found += self.forget_rows(table, number, limit - found)
         return found
 
     def put_account(self, account: Account, record: AccountRecord) -> None:
