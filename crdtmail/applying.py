@@ -211,6 +211,12 @@ class Editor:
         record.alive = alive
         record.modseq = self._modseq
 
+    def use_up(self, uid_next: int) -> None:
+        """No message is given a UID below this one from now on."""
+        if self._record.uid_next < uid_next:
+            self._record.uid_next = uid_next
+            self._record.modseq = self._modseq
+
     @property
     def alive(self) -> Clock:
         return self._record.alive

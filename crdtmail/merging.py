@@ -98,6 +98,7 @@ class _Merging:
                 return  # deleted here, and nothing has come into it there since
             if alive != editor.alive:
                 editor.keep_alive(alive)
+            editor.use_up(staged.uid_next)
             blocks = [None] if staged.blocks is None else staged.blocks
             there = {id: message for block in blocks for id, message in self._staged(staged.number, block)}
             here = [id for block in blocks for id in editor.ids(block)]

@@ -36,12 +36,15 @@ class Element(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is known of another replica's mailbox; `blocks` are those that differ there (None: all)."""
+    """What is known of another replica's mailbox; `blocks` are those that differ there (None: all).
+
+    `uid_next` is above every UID that it knows to be used up there, also those of messages that are gone."""
 
     account: Account
     mailbox: MailboxId
     alive: Clock
     digest: int
+    uid_next: int
     blocks: list[int] | None
 
 
@@ -49,7 +52,7 @@ def expect_mailbox(tables: WritableTables, comparison: int, wanted: Wanted) -> N
     """Take note of a mailbox that differs.  What an earlier comparison left of its messages is kept."""
     staged = tables.staged_mailbox(wanted.account, wanted.mailbox) or Staged(tables.next_mailbox_number())
     staged.comparison, staged.alive, staged.digest = comparison, wanted.alive, wanted.digest
-    staged.blocks = wanted.blocks
+    staged.blocks, staged.uid_next = wanted.blocks, max(staged.uid_next, wanted.uid_next)
     tables.put_staged(wanted.account, wanted.mailbox, staged)
 
 

@@ -150,14 +150,15 @@ def position_now(box: Mailbox) -> tuple[int, int]:
 def account_keys(
     tables: Tables, after: Account, last: Account | None, limit: int
 ) -> list[tuple[Account, int]]:
-    """Accounts after one, up to `last`, each with a digest of all that two replicas must have in common."""
+    """Accounts after one, up to `last`, each with a digest of all that two replicas must have in common, and
+    of the UIDs that are used up: what is gone left no other trace, and its UID must not come back."""
     found: list[tuple[Account, int]] = []
     for account in tables.accounts(after):
         if len(found) == limit or (last is not None and account.encode() > last.encode()):
             break
         key = directory_key(tables, account)
-        for _, record in tables.mailboxes(account):
-            key ^= record.digest
+        for mailbox, record in tables.mailboxes(account):
+            key ^= record.digest ^ element_digest(b"", mailbox, dump(record.uid_next))
         found.append((account, key))
     return found
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from crdtmail import views
 from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.delta import MailboxId
 from crdtmail.crdt.message import EMPTY, Instance, Message
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import Overloaded, PeerError
@@ -25,11 +26,11 @@ from crdtmail.gossip.snapshot import (
     decode_request,
     encode_request,
 )
-from crdtmail.limits import MAX_SNAPSHOTS, SNAPSHOT_IDLE_S, SNAPSHOT_S
+from crdtmail.limits import MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Keep, Outcome
-from crdtmail.store.interface import Table
+from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import Tables, encode_instances
+from crdtmail.store.tables import Tables, WritableTables, encode_instances
 from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
@@ -53,6 +54,14 @@ def fill(target: Master, source: Master, **options: object) -> int:
 
 def same(one: Master, two: Master) -> bool:
     return (one.clock, one.digest) == (two.clock, two.digest)
+
+
+def raise_next_uid(txn: Transaction, box: MailboxId, uid_next: int) -> None:
+    tables = WritableTables(txn)
+    record = tables.mailbox(ACCOUNT, box)
+    assert record is not None
+    record.uid_next = uid_next
+    tables.put_mailbox(ACCOUNT, box, record)
 
 
 def many(count: int) -> list[str]:
@@ -156,6 +165,42 @@ def test_a_message_that_was_expunged_here_does_not_come_back() -> None:
     two.expunge(box, ids("a"))
     one.mark(box, ids("a"), add=["$flagged"])
     fill(two, one)
+    assert [message.id for message in two.read(box)] == ["b"]
+
+
+def test_the_uid_of_a_message_that_is_gone_is_not_given_again_by_a_new_replica() -> None:
+    one, two = Master(1), Master(2)
+    box = one.create()
+    one.add(box, "a", "b", "c")
+    gone = one.read(box)[-1].uid
+    one.expunge(box, ids("c"))
+    fill(two, one)
+    two.add(box, "d")
+    assert two.read(box)[-1].uid > gone
+
+
+def test_the_uid_of_a_message_that_came_and_went_unseen_is_not_given_again() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    two.hear(one)
+    one.add(box, *many(5))
+    gone = one.read(box)[-1].uid
+    one.expunge(box, ids(*many(5)))
+    assert fill(two, one) == 0
+    assert same(one, two)
+    two.add(box, "d")
+    assert two.read(box)[-1].uid > gone
+    two.recount()
+
+
+def test_a_mailbox_of_high_uids_takes_more_of_them_after_a_snapshot() -> None:
+    one, two, box = pair()
+    one.do(lambda _, txn: raise_next_uid(txn, box, 2 * MAX_UID_JUMP))
+    one.add(box, "a")
+    one.expunge(box, ids("a"))
+    fill(two, one)
+    one.add(box, "b")
+    two.hear(one)
     assert [message.id for message in two.read(box)] == ["b"]
 
 

@@ -29,6 +29,7 @@ from crdtmail.gossip.snapshot import (
     End,
     Messages,
     Request,
+    TheirMailbox,
     UidRange,
     decode_accounts,
     decode_begun,
@@ -163,7 +164,7 @@ class _Comparison:
 
     def _mailboxes(self, wanted: Sequence[Wanted], known: set[tuple[Account, MailboxId]]) -> Steps[None]:
         """Stage what differs in these mailboxes: by block, where something is here or staged of them."""
-        by_block = [each for each in wanted if (each.account, each.mailbox) in known]
+        by_block = [each for each in wanted if (each.account, each.mailbox) in known and each.blocks is None]
         blocks: dict[tuple[Account, MailboxId], Blocks] = {}
         while len(blocks) < len(by_block):
             asked = tuple((each.account, each.mailbox) for each in by_block[len(blocks) :])
@@ -193,7 +194,8 @@ class _Comparison:
             staged = tables.staged_mailbox(each.account, each.mailbox)
             assert staged is not None
             if there is None:
-                plan.append((each, ((0, MAX_UID),)))
+                if each.blocks is None:
+                    plan.append((each, ((0, MAX_UID),)))
                 continue
             have = {known.block: known.digest for known in tables.ranges(staged.number)}
             asked = there.keys() if each.blocks is None else there.keys() & set(each.blocks)
@@ -254,12 +256,13 @@ def _differing(
     known: set[tuple[Account, MailboxId]] = set()
     for account, _, _, mailboxes in details:
         here = dict(tables.mailboxes(account))
-        there = {mailbox: (alive, digest) for mailbox, alive, digest in mailboxes}
+        there = {box.id: box for box in mailboxes}
         for mailbox in sorted(here.keys() | there.keys()):
-            alive, digest = there.get(mailbox, (None, 0))
             record = here.get(mailbox)
-            if record is None or alive is None or record.digest != digest:
-                wanted.append(Wanted(account, mailbox, alive or Clock(), digest, None))
+            told = there.get(mailbox) or TheirMailbox(mailbox, Clock(), 0, 1)
+            is_same = record is not None and mailbox in there and record.digest == told.digest
+            if record is None or not is_same or record.uid_next < told.uid_next:
+                wanted.append(Wanted(account, *told, [] if is_same else None))
                 staged = tables.staged_mailbox(account, mailbox)
                 if record is not None or (staged is not None and staged.total):
                     known.add((account, mailbox))

@@ -30,6 +30,7 @@ from crdtmail.gossip.snapshot import (
     Details,
     End,
     Request,
+    TheirMailbox,
     UidRange,
     encode_accounts,
     encode_begun,
@@ -131,7 +132,10 @@ def _details(tables: Tables, accounts: Sequence[tuple[Account, int]]) -> bytes:
     for account, key in accounts:
         clock = tables.account(account).clock
         document = tables.directory(account) if key != views.directory_key(tables, account) else None
-        boxes = tuple((id, record.alive, record.digest) for id, record in tables.mailboxes(account))
+        boxes = tuple(
+            TheirMailbox(id, record.alive, record.digest, record.uid_next)
+            for id, record in tables.mailboxes(account)
+        )
         size += len(document or b"") + 64 * len(boxes)
         if found and size > BATCH_BYTES:
             break

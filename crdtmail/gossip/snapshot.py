@@ -42,6 +42,7 @@ class _Strict(NamedTuple):
     is_moved: bool
 
 
+_NextUid = Annotated[int, Meta(gt=0, le=MAX_UID + 1)]
 _STRICT = msgspec.msgpack.Decoder(tuple[_Strict, ...]).decode
 UidRange = tuple[int, int]
 
@@ -83,14 +84,22 @@ class AskDetails:
     accounts: tuple[tuple[Account, int], ...]
 
 
+class TheirMailbox(NamedTuple):
+    """A mailbox, what keeps it alive, its digest, and the lowest UID above all that are used up."""
+
+    id: MailboxId
+    alive: Clock
+    digest: int
+    uid_next: int
+
+
 class Details(NamedTuple):
-    """One account: the clock of its directory, the document if it differs; its mailboxes with what keeps them
-    alive and their digest."""
+    """One account: the clock of its directory, the document if it differs, its mailboxes."""
 
     account: Account
     clock: Clock
     document: bytes | None
-    mailboxes: tuple[tuple[MailboxId, Clock, int], ...]
+    mailboxes: tuple[TheirMailbox, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +214,14 @@ def decode_accounts(data: bytes) -> Accounts:
 
 
 def encode_details(details: Sequence[Details]) -> bytes:
-    """`[[account, clock, document or null, [[mailbox, alive, digest] ...]] ...]`"""
+    """`[[account, clock, document or null, [[mailbox, alive, digest, next UID] ...]] ...]`"""
     return _sealed(
         [
             [
                 each.account,
                 plain_clock(each.clock),
                 each.document,
-                [[id, plain_clock(alive), digest] for id, alive, digest in each.mailboxes],
+                [[box.id, plain_clock(box.alive), box.digest, box.uid_next] for box in each.mailboxes],
             ]
             for each in details
         ]
@@ -220,13 +229,13 @@ def encode_details(details: Sequence[Details]) -> bytes:
 
 
 def decode_details(data: bytes) -> list[Details]:
-    kind = list[tuple[str, Any, bytes | None, list[tuple[bytes, Any, int]]]]
+    kind = list[tuple[str, Any, bytes | None, list[tuple[bytes, Any, int, _NextUid]]]]
     found = []
     for account, clock, document, mailboxes in _convert(_opened(data), kind):
         if len(document or b"") > MAX_DIRECTORY:
             raise PeerError(f"a directory has at most {MAX_DIRECTORY} bytes")
-        boxes = tuple((_id(id), _clock(alive), digest) for id, alive, digest in mailboxes)
-        if len({id for id, _, _ in boxes}) != len(boxes):
+        boxes = tuple(TheirMailbox(_id(id), _clock(alive), *rest) for id, alive, *rest in mailboxes)
+        if len({box.id for box in boxes}) != len(boxes):
             raise PeerError("a mailbox is told of once")
         found.append(Details(_checked(check_account, account), _clock(clock), document, boxes))
     return found
