@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from crdtmail.checking import check
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.errors import StoreError
 from crdtmail.replica import Replica
@@ -17,7 +19,8 @@ from crdtmail.store import migrations
 from crdtmail.store.interface import Store, Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import FORMAT, Tables
+from crdtmail.store.tables import FORMAT, Lsn, Tables
+from tests.masters import Master
 from tests.test_store_contract import content
 
 OLDEST = FORMAT - 2
@@ -104,6 +107,59 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_old_format_whole(tmp_
     again = LmdbStore(tmp_path / "node")
     assert content(again) == before
     again.close()
+
+
+OF_FORMAT_2 = Path(__file__).parent / "data" / "store_of_format_2.json"
+"""Tables of a replica 1 as the last version that wrote format 2 left them: `{table: [[key, value] ...]}`, in
+hexadecimal digits."""
+
+
+def load_format_2(store: Store) -> None:
+    def work(txn: Transaction) -> None:
+        for name, rows in json.loads(OF_FORMAT_2.read_text()).items():
+            for key, value in rows:
+                txn.put(Table[name], bytes.fromhex(key), bytes.fromhex(value))
+
+    store.transact(work)
+
+
+def test_a_store_of_format_2_is_sound_when_it_has_been_brought_up_to_date(store: Store) -> None:
+    load_format_2(store)
+    open_replica(store)
+    with store.snapshot() as snapshot:
+        assert [finding.text for finding in check(snapshot)] == []
+
+
+def test_a_store_of_format_2_comes_to_hold_what_its_deltas_make_today(store: Store) -> None:
+    """So it has the digest of a replica that never had another format."""
+    load_format_2(store)
+    open_replica(store)
+    with store.snapshot() as snapshot:
+        tables = Tables(snapshot)
+        today = Master(3)
+        for entry in tables.log_from(Lsn(0)):
+            today.receive(entry.delta)
+        head = tables.head()
+        assert (head.clock, head.digest) == (today.clock, today.digest)
+        assert head.messages == today.ask(lambda tables: tables.head().messages)
+        made = [
+            instance.is_moved
+            for _, _, box in tables.every_mailbox()
+            for _, _, stored in tables.messages(box.number)
+            for instance in stored.message.instances
+        ]
+        assert set(made) == {True, False}
+
+
+def test_a_store_of_format_2_keeps_its_log_and_its_peers(store: Store) -> None:
+    load_format_2(store)
+    before = {table: content(store, table) for table in (Table.LOG, Table.LOG_INDEX, Table.CHANGES)}
+    open_replica(store)
+    assert {table: content(store, table) for table in before} == before
+    with store.snapshot() as snapshot:
+        (peer,) = Tables(snapshot).peers().values()
+        assert (peer.name, peer.is_retired) == ("mx2", False)
+        assert not Tables(snapshot).head().floor
 
 
 def test_a_store_from_the_future_is_refused_and_both_versions_are_named(store: Store) -> None:
