@@ -67,6 +67,13 @@ class Compute(Generic[T]):
     work: Callable[[], T]
 
 
+PROTOCOL = 2
+"""The version of the protocol that a node speaks wherever it can."""
+
+OLDEST_PROTOCOL = 1
+"""The one before, for peers that have not been upgraded yet: it has no snapshots."""
+
+
 class Kind(Enum):
     """What one node can ask of another."""
 
@@ -74,6 +81,11 @@ class Kind(Enum):
     PUSH = "push"
     SNAPSHOT = "snapshot"
     OFFER = "offer"
+
+    @property
+    def since(self) -> int:
+        """The version of the protocol from which on it can be asked."""
+        return 1 if self in (Kind.EXCHANGE, Kind.PUSH) else 2
 
 
 class Reply(NamedTuple):
@@ -86,14 +98,16 @@ class Reply(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Ask the peer at `address`; gives its `Reply`.
+    """Ask the peer at `address` in one version of the protocol; gives its `Reply`.
 
-    Raises PeerError with the peer's reason if it refuses, PeerUnreachable if it does not answer.
+    Raises PeerError with the peer's reason if it refuses, UnknownProtocol if it does not speak that version,
+    PeerUnreachable if it does not answer.
     """
 
     address: str
     kind: Kind
     body: bytes
+    protocol: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +158,8 @@ def compute(work: Callable[[], T]) -> Steps[T]:
     return result
 
 
-def call(address: str, kind: Kind, body: bytes) -> Steps[Reply]:
-    reply: Reply = yield Call(address, kind, body)
+def call(address: str, kind: Kind, body: bytes, protocol: int = PROTOCOL) -> Steps[Reply]:
+    reply: Reply = yield Call(address, kind, body, protocol)
     return reply
 
 

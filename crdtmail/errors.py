@@ -17,6 +17,10 @@ class PeerError(CrdtmailError):
     """The other replica broke the protocol; nothing of what it sent was taken."""
 
 
+class UnknownProtocol(PeerError):
+    """The question was asked in a version of the protocol that the node which was asked does not speak."""
+
+
 class PeerUnreachable(PeerError):
     """The other replica cannot be reached, or did not answer in time."""
 

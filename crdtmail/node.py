@@ -20,6 +20,7 @@ from crdtmail import service
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.effects import (
+    PROTOCOL,
     Call,
     Compute,
     Effect,
@@ -173,10 +174,10 @@ class Node:
 
     # For peers ------------------------------------------------------------------------------------------
 
-    async def answer(self, kind: Kind, sender: ReplicaId, body: bytes) -> Reply:
+    async def answer(self, kind: Kind, sender: ReplicaId, body: bytes, protocol: int = PROTOCOL) -> Reply:
         """What a peer that asks is told.  Raises PeerError with the reason if it is refused."""
         try:
-            return await self.perform(self.gossip.answer(kind, sender, body))
+            return await self.perform(self.gossip.answer(kind, sender, body, protocol))
         finally:
             self.progress.fire()
 

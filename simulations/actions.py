@@ -166,6 +166,13 @@ class Start(Action, frozen=True):
     node: str
 
 
+class Install(Action, frozen=True):
+    """A node is stopped, and started with a program that speaks this version of the protocol at most."""
+
+    node: str
+    protocol: int
+
+
 class Leave(Action, frozen=True):
     """A node stops for good."""
 
@@ -322,6 +329,7 @@ AnyAction = (
     | Crash
     | Start
     | Leave
+    | Install
     | Retire
     | Pause
     | Slow

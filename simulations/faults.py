@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 from typing import ClassVar
 
+from crdtmail.effects import OLDEST_PROTOCOL, PROTOCOL
 from simulations import actions
 from simulations.actions import Event
 from simulations.config import Config, links
@@ -267,6 +268,18 @@ class Leaves(Fault):
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
         yield Event(at, actions.Leave(_node(chance, config)))
+
+
+class OldVersion(Fault):
+    """A node runs the version before for a while, as in the middle of an upgrade, and is upgraded then."""
+
+    name = "old version"
+    often = (0.7, 2.0)
+
+    def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
+        node = _node(chance, config)
+        yield Event(at * chance.random(), actions.Install(node, OLDEST_PROTOCOL))
+        yield Event(at, actions.Install(node, PROTOCOL))
 
 
 class Retires(Fault):

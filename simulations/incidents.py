@@ -8,7 +8,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import VERSION, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
 from crdtmail.crdt.names import make_mailbox_id
-from crdtmail.effects import Kind, Reply
+from crdtmail.effects import PROTOCOL, Kind, Reply
 from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
@@ -113,6 +113,10 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
         case actions.Crash(when=when):
             if machine.is_up:
                 machine.crash_at = when
+        case actions.Install(protocol=protocol):
+            if machine.life:
+                world.reached["older version installed" if protocol < PROTOCOL else "node upgraded"] += 1
+                machine.install(protocol)
         case actions.Leave():
             if len(world.members) > 2 and world.config.topology in ("mesh", "one way"):
                 world.reached["node left"] += 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.delta import Account
 from crdtmail.effects import (
+    PROTOCOL,
     Call,
     Compute,
     Hold,
@@ -28,7 +29,7 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError, StoreFull
+from crdtmail.errors import CrdtmailError, PeerError, PeerUnreachable, StoreError, StoreFull, UnknownProtocol
 from crdtmail.gossip import conversation
 from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
@@ -120,6 +121,8 @@ class Machine:
         self.life = 0
         self.crash_at = ""
         """The boundary at which it is to crash next."""
+        self.protocol = PROTOCOL
+        """The newest version that its program speaks."""
         self.slowness = 1.0
         self.drift = 1.0
         self.wall_offset_s = 0.0
@@ -218,6 +221,7 @@ class Machine:
             ),
             chance=chance,
             now=self.now,
+            protocol=self.protocol,
         )
         self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
@@ -304,6 +308,13 @@ class Machine:
         self._ids_before |= {self._id, self.disk.durable().replica()} - {None}
         self.world.after(_RESTART_US, self.start)
 
+    def install(self, protocol: int) -> None:
+        """Stop it, and start it with a program that speaks this version of the protocol at most."""
+        if self.protocol != protocol:
+            self.protocol = protocol
+            self.crash("another version is installed")
+            self.world.after(_RESTART_US, self.start)
+
     def pause(self, seconds: float) -> None:
         """Stand still for so long."""
         self.world.reached["node paused"] += 1
@@ -334,6 +345,7 @@ class Machine:
         """Go on, at the usual pace, on a disk that works."""
         self.resume()
         self.crash_at = ""
+        self.install(PROTOCOL)
         self.slowness = 1.0
         self.set_drift(1.0)
         self.disk.fail_no_more()
@@ -625,7 +637,7 @@ class Machine:
         if self._crashes("before send"):
             return
         world, life, peer = self.world, self.life, call.address
-        self._check_sent(call.kind, call.body)
+        self._check_sent(call)
         if call.kind is Kind.PUSH and not world.machines[peer].has_left:
             world.sent_deltas += len(decode_push(call.body))
         is_over = False
@@ -637,7 +649,7 @@ class Machine:
                 failed = self._failed.setdefault(peer, [])
                 if error is None:
                     failed.clear()
-                else:
+                elif not isinstance(error, UnknownProtocol):  # which is asked again in another one
                     failed.append(self.now())
                     world.checks.failed_again(self, peer, failed)
                 resume(value, error)
@@ -647,13 +659,14 @@ class Machine:
                 self.held.append(lambda: answered(reply))
                 return
             if isinstance(reply, Reply):
+                world.reached["older version spoken"] += call.protocol < self.protocol
                 if reply.status == 409:
                     world.reached["gap answered"] += 1
                 finish(reply, None)
             else:
                 finish(None, reply)
 
-        request = Request(call.kind, self.replica.id, call.body)
+        request = Request(call.kind, self.replica.id, call.body, call.protocol)
         world.network.requests[self.name, peer].append(request)
         world.carry(self, peer, request, answered)
 
@@ -673,26 +686,26 @@ class Machine:
             del self.serving[reply]
             self._failed.clear()  # it has been heard only now
             if error is None:
-                self._check_answered(request.kind, value)
+                self._check_answered(request, value)
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()
 
-        self.perform(self.gossip.answer(request.kind, request.sender, body), done)
+        self.perform(self.gossip.answer(request.kind, request.sender, body, request.protocol), done)
 
     # What is said must be durable -----------------------------------------------------------------------
 
-    def _check_sent(self, kind: Kind, body: bytes) -> None:
-        if kind in (Kind.SNAPSHOT, Kind.OFFER):
+    def _check_sent(self, call: Call) -> None:
+        if call.kind in (Kind.SNAPSHOT, Kind.OFFER):
             return
-        if kind is Kind.EXCHANGE:
-            self.world.checks.told_clock(self, decoded_position(body).clock)
+        if call.kind is Kind.EXCHANGE:
+            self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
         else:
-            self._check_deltas(decode_push(body))
+            self._check_deltas(decode_push(call.body))
 
-    def _check_answered(self, kind: Kind, reply: Reply) -> None:
-        if kind is Kind.EXCHANGE:
-            answer = decoded_answer(reply.body)
+    def _check_answered(self, request: Request, reply: Reply) -> None:
+        if request.kind is Kind.EXCHANGE:
+            answer = decoded_answer(reply.body, request.protocol)
             self.world.checks.told_clock(self, answer.position.clock)
             self._check_deltas(answer.deltas)
             self.world.sent_deltas += len(answer.deltas)

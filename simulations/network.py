@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from crdtmail.crdt.clock import ReplicaId
-from crdtmail.effects import Kind
+from crdtmail.effects import PROTOCOL, Kind
 from simulations.chance import Draws
 
 STALE_KEPT = 20  # requests that are remembered a link, to be sent again in another life
@@ -25,6 +25,7 @@ class Request:
     kind: Kind
     sender: ReplicaId
     body: bytes
+    protocol: int = PROTOCOL
 
 
 @dataclass(slots=True)

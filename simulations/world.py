@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from crdtmail.effects import Reply
-from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError
+from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
 from crdtmail.gossip import conversation
 from crdtmail.limits import GOSSIP_TIMEOUT_S
 from simulations import clients
@@ -194,7 +194,11 @@ class World:
             case PeerError() | RequestError() | StoreError():
                 if isinstance(outcome, PeerError) and not isinstance(outcome, PeerUnreachable):
                     self.reached["peer refused"] += 1
-                refusal = outcome if isinstance(outcome, PeerUnreachable) else PeerError(str(outcome))
+                refusal = (
+                    outcome
+                    if isinstance(outcome, PeerUnreachable | UnknownProtocol)
+                    else PeerError(str(outcome))
+                )
                 self.network.send(machine.name, back, "answer", b"", lambda _: answered(refusal))
             case _:
                 raise outcome

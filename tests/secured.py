@@ -15,17 +15,18 @@ import aiohttp
 from crdtmail import daemon
 from crdtmail.config import Certificates, Config
 from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.effects import Kind
 from crdtmail.gossip.codec import encode_position
 from crdtmail.gossip.messages import Position
 from crdtmail.security import certificates, tokens
 from crdtmail.security.signing import digest, sign_request
 from crdtmail.security.tokens import Scope
-from crdtmail.web.gossip_server import CBOR, DIGEST, NONCE, SENDER, SIGNATURE, TIME
+from crdtmail.web.gossip_server import CBOR, DIGEST, NONCE, SENDER, SIGNATURE, TIME, path
 from crdtmail.web.server import Service
 from tests.nodes import QUICK
 
 SECRET = "a secret that all nodes of the cluster share"
-EXCHANGE = "/gossip/v1/exchange"
+EXCHANGE = path(Kind.EXCHANGE)
 STRANGER = ReplicaId(0x2222222222222222)
 POSITION = encode_position(Position(STRANGER, "stranger", Clock(), 0))
 

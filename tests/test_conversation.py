@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class Talker:
 
     def __init__(self) -> None:
         self.master = Master(1)
+        self.now = 0.0
         self.new_id = ReplicaId(1)
         self.master.replica._new_id = lambda: self.new_id
         self.gossip = Gossip(
@@ -38,7 +40,7 @@ class Talker:
             [ADDRESS],
             timing=Timing(),
             chance=random.Random(1),
-            now=lambda: 0.0,
+            now=lambda: self.now,
         )
 
     def write(self) -> None:
@@ -46,16 +48,21 @@ class Talker:
         self.master.do(lambda replica, txn: replica.add(txn, ACCOUNT, box, [mail("m1")]))
         self.gossip.head = self.master.ask(lambda tables: tables.head())
 
-    def perform(self, steps: Steps[Any] | None, reply: Reply | None = None) -> list[Call]:
-        """Have the steps performed; what was asked of the peer."""
+    def perform(
+        self, steps: Steps[Any] | None, reply: Reply | Callable[[Call], Reply] | None = None
+    ) -> list[Call]:
+        """Have the steps performed; what was asked of the peer.  Their result is `self.result`."""
         assert steps is not None, "there is something to say"
         calls: list[Call] = []
         result: Any = None
+        error: PeerError | None = None
         while True:
             try:
-                effect = steps.send(result)
-            except StopIteration:
+                effect = steps.send(result) if error is None else steps.throw(error)
+            except StopIteration as end:
+                self.result = end.value
                 return calls
+            error = None
             match effect:
                 case Persist(work):
                     result = self.master.store.transact(work)
@@ -65,7 +72,10 @@ class Talker:
                         result = query(Tables(snapshot))
                 case Call():
                     calls.append(effect)
-                    result = reply
+                    try:
+                        result = reply(effect) if callable(reply) else reply
+                    except PeerError as refusal:
+                        error = refusal
                 case _:
                     raise AssertionError(effect)
 

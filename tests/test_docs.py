@@ -22,6 +22,7 @@ from crdtmail.config import Config
 from crdtmail.crdt.codec import decode_delta, encode_delta
 from crdtmail.crdt.delta import Operation
 from crdtmail.daemon import running
+from crdtmail.effects import Kind
 from crdtmail.gossip import codec
 from crdtmail.gossip.session import Timing
 from crdtmail.node import Node
@@ -121,8 +122,8 @@ def test_the_protocols_limits_are_those_of_the_code() -> None:
 
 def test_gossip_is_documented_where_it_is_served() -> None:
     text = read("protocol.md")
-    for route in gossip_server.routes(cast(Node, None)):
-        assert f"{route.method} {route.path}" in text
+    for kind in Kind:
+        assert f"POST {gossip_server.path(kind)}" in text
     assert gossip_server.SENDER in text
 
 

@@ -96,7 +96,7 @@ def test_a_time_too_far_from_the_receivers_is_refused(seconds: float) -> None:
 
 def test_what_was_signed_for_another_path_is_refused() -> None:
     with refused_because("another secret, or was changed"):
-        Pair().check(nonce(1), path="/gossip/v1/push")
+        Pair().check(nonce(1), path="/gossip/v2/push")
 
 
 def test_a_request_for_an_earlier_life_is_refused_as_a_greeting() -> None:
@@ -185,9 +185,9 @@ def test_who_does_not_show_the_secret_changes_nothing_and_is_counted(tmp_path: P
             attempts = [
                 ({SENDER: good[SENDER]}, POSITION, "is not signed"),
                 (signed(time, secret="some other secret of the same kind"), POSITION, "another secret"),
-                (signed(time, path="/gossip/v1/push"), POSITION, "another secret, or was changed"),
+                (signed(time, path="/gossip/v2/push"), POSITION, "another secret, or was changed"),
                 (good | {SENDER: "1" * 16}, POSITION, "another secret, or was changed"),
-                (good, POSITION[:-1] + b"\0", "the body is not the one that was signed"),
+                (good, POSITION + b"\0", "the body is not the one that was signed"),
                 (good, POSITION, "was made once already"),
                 (signed(time.replace("-", "-9999")), POSITION, "was signed"),
             ]
@@ -207,7 +207,7 @@ def test_who_does_not_show_the_secret_changes_nothing_and_is_counted(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "path", ["/%67ossip/v1/exchange", "//gossip/v1/exchange", "/v1/../gossip/v1/exchange"]
+    "path", ["/%67ossip/v1/exchange", "//gossip/v2/exchange", "/v1/../gossip/v2/exchange"]
 )
 def test_no_other_spelling_of_the_path_is_a_way_in(tmp_path: Path, path: str) -> None:
     async def story() -> None:

@@ -18,33 +18,34 @@ from crdtmail.crdt.codec import (
     with_checksum,
     without_checksum,
 )
+from crdtmail.effects import PROTOCOL
 from crdtmail.errors import PeerError
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.limits import MAX_PEER_NAME, MAX_REPLICAS
 
 
-def encode_position(position: Position) -> bytes:
-    """`[replica, name, clock, digest]`"""
-    return _sealed(plain_position(position))
+def encode_position(position: Position, protocol: int = PROTOCOL) -> bytes:
+    """`[replica, name, clock, digest, [retired ...]]`, in version 1 without the last"""
+    return _sealed(plain_position(position, protocol))
 
 
-def decode_position(data: bytes) -> Position:
-    return position_from_plain(_opened(data))
+def decode_position(data: bytes, protocol: int = PROTOCOL) -> Position:
+    return position_from_plain(_opened(data), protocol)
 
 
-def encode_answer(answer: ExchangeAnswer) -> bytes:
-    """`[position, [delta ...], floor]`; a floor that covers nothing is left out, as older versions do"""
-    plain = [plain_position(answer.position), list(answer.deltas)]
-    return _sealed([*plain, plain_clock(answer.floor)] if answer.floor else plain)
+def encode_answer(answer: ExchangeAnswer, protocol: int = PROTOCOL) -> bytes:
+    """`[position, [delta ...], floor]`, in version 1 without the last"""
+    plain = [plain_position(answer.position, protocol), list(answer.deltas)]
+    return _sealed(plain if protocol == 1 else [*plain, plain_clock(answer.floor)])
 
 
-def decode_answer(data: bytes) -> ExchangeAnswer:
-    match _opened(data):
-        case [position, list(deltas)]:
-            return ExchangeAnswer(position_from_plain(position), _deltas(deltas))
-        case [position, list(deltas), floor]:
+def decode_answer(data: bytes, protocol: int = PROTOCOL) -> ExchangeAnswer:
+    match _opened(data), protocol:
+        case [position, list(deltas)], 1:
+            return ExchangeAnswer(position_from_plain(position, 1), _deltas(deltas))
+        case [position, list(deltas), floor], 2:
             return ExchangeAnswer(position_from_plain(position), _deltas(deltas), _clock(floor))
-    raise PeerError("an answer to an exchange is a position, a list of deltas and perhaps a floor")
+    raise PeerError("an answer to an exchange is a position, a list of deltas and a floor")
 
 
 def encode_push(deltas: Sequence[bytes]) -> bytes:
@@ -82,13 +83,12 @@ def _clock(value: object) -> Clock:
         raise PeerError(str(error)) from error
 
 
-def plain_position(position: Position) -> list[Any]:
-    """`[replica, name, clock, digest, [retired ...]]`; the last is left out if it is empty, as it once was"""
+def plain_position(position: Position, protocol: int = PROTOCOL) -> list[Any]:
     plain = [position.replica, position.name, plain_clock(position.clock), position.digest]
-    return [*plain, sorted(position.retired)] if position.retired else plain
+    return plain if protocol == 1 else [*plain, sorted(position.retired)]
 
 
-def position_from_plain(value: object) -> Position:
+def position_from_plain(value: object, protocol: int = PROTOCOL) -> Position:
     try:
         match value:
             case [int(replica), str(name), dict(clock), int(digest), *rest] if (
@@ -97,21 +97,22 @@ def position_from_plain(value: object) -> Position:
                 and 0 <= digest < 2**64
                 and len(name) <= MAX_PEER_NAME
             ):
-                return Position(ReplicaId(replica), name, clock_from_plain(clock), digest, _retired(rest))
+                who = ReplicaId(replica), name, clock_from_plain(clock)
+                match rest, protocol:
+                    case [], 1:
+                        return Position(*who, None)
+                    case [list(retired)], 2:
+                        return Position(*who, digest, _replicas(retired))
     except ValueError as error:
         raise PeerError(str(error)) from error
-    raise PeerError("a position is a replica, a name, a clock, a digest and perhaps who is retired")
+    raise PeerError("a position is a replica, a name, a clock, a digest and the replicas that are retired")
 
 
-def _retired(rest: list[object]) -> frozenset[ReplicaId]:
-    match rest:
-        case []:
-            return frozenset()
-        case [list(ids)] if len(ids) <= MAX_REPLICAS and all(
-            type(id) is int and 0 <= id < 2**64 for id in ids
-        ):
-            return frozenset(ids)
-    raise ValueError("who is retired is told in a list of replicas")
+def _replicas(value: list[Any]) -> frozenset[ReplicaId]:
+    is_listed = len(value) <= MAX_REPLICAS and all(type(id) is int and 0 <= id < 2**64 for id in value)
+    if not is_listed or value != sorted(set(value)):
+        raise ValueError(f"replicas are told in a list of at most {MAX_REPLICAS}, ascending, each once")
+    return frozenset(value)
 
 
 def _deltas(value: list[object]) -> tuple[bytes, ...]:

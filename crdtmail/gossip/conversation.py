@@ -15,8 +15,19 @@ from typing import Any
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Delta
-from crdtmail.effects import Call, Kind, Reply, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull
+from crdtmail.effects import (
+    OLDEST_PROTOCOL,
+    PROTOCOL,
+    Call,
+    Kind,
+    Reply,
+    Steps,
+    call,
+    compute,
+    persist,
+    read,
+)
+from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull, UnknownProtocol
 from crdtmail.gossip.codec import (
     decode_answer,
     decode_clock,
@@ -77,7 +88,7 @@ class _Offered:
 class Gossip:
     """What a node knows of its peers, and every conversation that it can have with them.
 
-    `now` gives seconds on a clock that nobody sets.
+    `now` gives seconds on a clock that nobody sets; `protocol` is the newest version that it speaks.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class Gossip:
         timing: Timing,
         chance: random.Random,
         now: Callable[[], float],
+        protocol: int = PROTOCOL,
     ) -> None:
         self.replica = replica
         self.name = name
@@ -113,6 +125,7 @@ class Gossip:
         self.renewed = 0
         """How often this node has taken another id, because the old one was no longer its own."""
         self._now = now
+        self.protocol = protocol
         self._remembered_at: dict[ReplicaId, float] = {}
         self._asked: list[bytes] = []
         self._offered: _Offered | None = None
@@ -155,7 +168,9 @@ class Gossip:
         if not entries:  # the log does not reach back so far
             yield from self._offer(address, session)
             return
-        reply = yield from call(address, Kind.PUSH, encode_push([entry.delta for entry in entries]))
+        reply = yield from call(
+            address, Kind.PUSH, encode_push([entry.delta for entry in entries]), session.protocol
+        )
         if reply.status == _GAP:
             session.missed(self._now(), decode_clock(reply.body))
             return
@@ -165,20 +180,15 @@ class Gossip:
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
         ours = self.position
-        asked = encode_position(ours)
-        self._asked.append(asked)
-        try:
-            reply = yield from call(address, Kind.EXCHANGE, asked)
-        finally:
-            self._asked.remove(asked)
+        reply = yield from self._ask_position(address, session, ours)
         with self._refusing():
-            answer = decode_answer(reply.body)
+            answer = decode_answer(reply.body, session.protocol)
             theirs = answer.position
             if theirs.replica == ours.replica:
                 raise PeerError("a copy of this node's data folder answers there, and will take another id")
         yield from self._hear(theirs)
         after = ours.clock
-        is_repair = ours.clock == theirs.clock and ours.digest != theirs.digest
+        is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
         if is_repair or not self.head.clock.includes(answer.floor):
             session.met(ours, theirs)
             theirs = yield from self._fill(address, is_repair=is_repair)
@@ -194,8 +204,27 @@ class Gossip:
             after = reception.clock
         session.exchanged(self._now(), ours, theirs, after)
 
+    def _ask_position(self, address: str, session: Session, ours: Position) -> Steps[Reply]:
+        """The answer to an exchange, in the newest version of the protocol that both speak."""
+        for protocol in range(self.protocol, OLDEST_PROTOCOL - 1, -1):
+            asked = encode_position(ours, protocol)
+            self._asked.append(asked)
+            try:
+                reply = yield from call(address, Kind.EXCHANGE, asked, protocol)
+            except UnknownProtocol:
+                if protocol == OLDEST_PROTOCOL:
+                    raise
+            else:
+                session.protocol = protocol
+                return reply
+            finally:
+                self._asked.remove(asked)
+        raise AssertionError("the oldest version is the last")
+
     def _offer(self, address: str, session: Session) -> Steps[None]:
         """Have a peer that perhaps cannot call us take over a snapshot of ours: it asks in its answers."""
+        if session.protocol < Kind.OFFER.since:
+            raise PeerError("the peer needs a snapshot, and its version has none: it must be upgraded")
         reply = yield from call(address, Kind.OFFER, b"")
         begun: Begun | None = None
         while reply.body:
@@ -212,11 +241,15 @@ class Gossip:
 
     # What we answer -------------------------------------------------------------------------------------
 
-    def answer(self, kind: Kind, sender: ReplicaId, body: bytes) -> Steps[Reply]:
+    def answer(self, kind: Kind, sender: ReplicaId, body: bytes, protocol: int = PROTOCOL) -> Steps[Reply]:
         """A replica asks.  Raises PeerError with the reason if it is refused, StoreError, Overloaded."""
+        with self._refusing():
+            if not max(OLDEST_PROTOCOL, kind.since) <= protocol <= self.protocol:
+                known = f"{OLDEST_PROTOCOL} to {self.protocol}"
+                raise UnknownProtocol(f"{kind.value}: not version {protocol}, this node speaks {known}")
         match kind:
             case Kind.EXCHANGE:
-                return (yield from self._answer_exchange(body))
+                return (yield from self._answer_exchange(body, protocol))
             case Kind.PUSH:
                 return (yield from self._answer_push(sender, body))
             case Kind.SNAPSHOT:
@@ -224,10 +257,12 @@ class Gossip:
             case Kind.OFFER:
                 return (yield from self._answer_offer(sender, body))
 
-    def _answer_exchange(self, body: bytes) -> Steps[Reply]:
+    def _answer_exchange(self, body: bytes, protocol: int) -> Steps[Reply]:
         """Our position, and the first deltas that the asker lacks."""
         with self._refusing():
-            theirs = decode_position(body)
+            theirs = decode_position(body, protocol)
+            if protocol < Kind.SNAPSHOT.since and not theirs.clock.includes(self.head.floor):
+                raise PeerError("the log no longer reaches back so far, and your version takes no snapshot")
             if theirs.replica == self.replica.id and body in self._asked:
                 raise PeerError("a node's peers must not name the node itself")
         if theirs.replica == self.replica.id:
@@ -244,7 +279,7 @@ class Gossip:
         return Reply(
             _OK,
             self.replica.id,
-            encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries), floor)),
+            encode_answer(ExchangeAnswer(ours, tuple(entry.delta for entry in entries), floor), protocol),
         )
 
     def _answer_offer(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:

@@ -14,7 +14,8 @@ class Position:
     replica: ReplicaId
     name: str
     clock: Clock
-    digest: int
+    digest: int | None
+    """None if it is not to be compared, because the replica speaks an older version of the protocol."""
     retired: frozenset[ReplicaId] = frozenset()
     """The replicas that are gone for good, as far as it has heard."""
 

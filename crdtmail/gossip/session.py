@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.effects import PROTOCOL
 from crdtmail.gossip.messages import Position
 
 
@@ -68,6 +69,8 @@ class Session:
         self._hold_until = now
         self._unrelayed: tuple[Clock, float] | None = None
         self._relaying = False
+        self.protocol = PROTOCOL
+        """The version of the protocol in which it has answered last."""
         self.peer: Position | None = None
         self.known = Clock()
         self.failures = 0
@@ -209,6 +212,6 @@ class Session:
     def met(self, ours: Position, theirs: Position) -> None:
         """Equal clocks must mean equal digests; unequal clocks say nothing about them."""
         self.peer = theirs
-        if ours.clock == theirs.clock:
+        if ours.clock == theirs.clock and theirs.digest is not None:
             before, self.diverged = self.diverged, ours.digest != theirs.digest
             self.divergences += self.diverged and not before

@@ -12,7 +12,7 @@ from types import TracebackType
 import aiohttp
 
 from crdtmail.effects import Call, Reply
-from crdtmail.errors import PeerError, PeerUnreachable
+from crdtmail.errors import PeerError, PeerUnreachable, UnknownProtocol
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
 from crdtmail.node import Node
 from crdtmail.security.access import Access
@@ -116,14 +116,15 @@ class _Talk:
     async def _posted(self, call: Call, *, is_last: bool = False) -> Reply | None:
         """None if the signature was refused, and may be good now that the peer has told its time."""
         access = self._talks.access
+        where = path(call.kind, call.protocol)
         sender, nonce = f"{self._node.replica.id:016x}", secrets.token_hex(16)
         headers = {"Content-Type": CBOR, SENDER: sender}
         if access.secret is not None:
             time, body = self._caller.time(), digest(call.body)
-            sign = sign_request(access.secret, "POST", path(call.kind), time, nonce, sender, body)
+            sign = sign_request(access.secret, "POST", where, time, nonce, sender, body)
             headers |= {TIME: time, NONCE: nonce, DIGEST: body, SIGNATURE: sign}
         async with self._http.post(
-            call.address + path(call.kind),
+            call.address + where,
             data=call.body,
             headers=headers,
             timeout=aiohttp.ClientTimeout(
@@ -142,7 +143,8 @@ class _Talk:
                     return None
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
-            raise PeerError(f"the peer answered {response.status}: {_reason(answer)}")
+            refusal = UnknownProtocol if response.status == 404 else PeerError
+            raise refusal(f"the peer answered {response.status}: {_reason(answer)}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from crdtmail.crdt.clock import ReplicaId
-from crdtmail.effects import Kind
+from crdtmail.effects import PROTOCOL, Kind
 from crdtmail.errors import PeerError
 from crdtmail.node import Node
 
@@ -21,18 +21,21 @@ PREFIX = "/gossip/"
 """All below it is for peers."""
 
 
-def path(kind: Kind) -> str:
-    return f"{PREFIX}v1/{kind.value}"
+def path(kind: Kind, protocol: int = PROTOCOL) -> str:
+    return f"{PREFIX}v{protocol}/{kind.value}"
 
 
 def routes(node: Node) -> list[web.RouteDef]:
-    return [web.post(path(kind), _handler(node, kind)) for kind in Kind]
+    return [
+        web.post(f"{PREFIX}v{{protocol:[0-9]{{1,9}}}}/{kind.value}", _handler(node, kind)) for kind in Kind
+    ]
 
 
 def _handler(node: Node, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         """The node's reply; a refusal is 400 with the reason (`problems`)."""
-        reply = await node.answer(kind, sender_of(request.headers), await request.read())
+        protocol = int(request.match_info["protocol"])
+        reply = await node.answer(kind, sender_of(request.headers), await request.read(), protocol)
         headers = {SENDER: f"{reply.replica:016x}"}
         if not reply.body:
             return web.Response(status=reply.status, headers=headers)

@@ -18,6 +18,7 @@ from crdtmail.errors import (
     StoreError,
     StoreFull,
     Unauthenticated,
+    UnknownProtocol,
 )
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if isinstance(error, Unauthenticated | NotPermitted):
             answer.headers["WWW-Authenticate"] = error.challenge
         return answer
+    except UnknownProtocol as error:
+        return problem(404, "unknown-protocol", "That version of the protocol is not spoken here", str(error))
     except PeerError as error:
         return problem(400, "peer-error", "The gossip message is refused", str(error))
     except web.HTTPException as error:

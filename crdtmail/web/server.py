@@ -18,7 +18,7 @@ from crdtmail.web.listener import Listener, bind
 
 
 def application(node: Node, guard: Guard) -> web.Application:
-    """The HTTP application of a node: JSON under /v1, gossip under /gossip/v1."""
+    """The HTTP application of a node: JSON under /v1, gossip under /gossip."""
     app = web.Application(
         middlewares=[guard.middleware, api.token_middleware(node)],
         client_max_size=max(MAX_GOSSIP_BODY, MAX_JSON_BODY),
