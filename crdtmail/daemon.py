@@ -22,6 +22,7 @@ from crdtmail.errors import ConfigError, StoreError
 from crdtmail.node import Node
 from crdtmail.security import access
 from crdtmail.store.lmdb_store import LmdbStore
+from crdtmail.store.tables import FORMAT, Tables
 from crdtmail.web.server import Service, serving
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ async def in_service(config: Config) -> AsyncIterator[Service]:
     """A node in service to the end of the block.  Raises ConfigError, StoreError."""
     let_in = access.load(config, os.environ)
     store = LmdbStore(config.data)
+    _announce_upgrade(store)
     try:
         node = Node(
             store,
@@ -49,6 +51,14 @@ async def in_service(config: Config) -> AsyncIterator[Service]:
             yield service
     finally:
         node.close()
+
+
+def _announce_upgrade(store: LmdbStore) -> None:
+    """Say what takes long."""
+    with store.snapshot() as snapshot:
+        found = Tables(snapshot).format()
+    if found is not None and found < FORMAT:
+        log.info("the store has format %d and is brought to %d: this may take a minute", found, FORMAT)
 
 
 @asynccontextmanager
