@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from crdtmail.crdt.clock import Clock, ReplicaId
-from crdtmail.crdt.codec import dump, plain_clock
+from crdtmail.crdt.codec import decode_delta, dump, plain_clock
 from crdtmail.crdt.delta import (
     Account,
     Add,
@@ -74,6 +74,15 @@ def apply(
     head.log_bytes += len(data)
     tables.put_head(head)
     return application.rehomings
+
+
+def reapply(tables: WritableTables, head: Head, data: bytes, replica: ReplicaId) -> Account:
+    """Let a delta of our log have its effect once more; `head` is written by the caller.  Its account."""
+    delta = decode_delta(data)
+    application = _Application(tables, head, delta, replica)
+    for operation in delta.operations:
+        application.apply(operation)
+    return delta.account
 
 
 class _Application:
@@ -206,8 +215,7 @@ class Editor:
         record = self._record
         if self._existing is None and not record.number:
             record.number = self._tables.next_mailbox_number()
-            record.shown = self._tables.burnt(self._account, self._mailbox)
-            record.uid_next = record.shown + 1
+            record.shown, record.uid_next = self._tables.burnt(self._account, self._mailbox)
         record.alive = alive
         record.modseq = self._modseq
 

@@ -112,7 +112,8 @@ MAX_BLOCKS_PER_ANSWER: Final = 50_000
 """Blocks of UIDs in one answer about a snapshot: some 600 KB."""
 
 MAX_DIRECTORY: Final = 16 * MIB
-"""An account's document: what the largest directory takes, and 32 of the largest scripts."""
+"""An account's document, where it is written: what the largest directory takes, and 32 of the largest scripts.
+Two masters that fill it up at once still make one that fits the answer to a question about a snapshot."""
 
 # The JSON API -----------------------------------------------------------------------------------------
 

@@ -118,14 +118,21 @@ def check_staged(
     return all(tables.range(staged.number, block).digest == announced[block] for block in announced)
 
 
-def clear(tables: WritableTables) -> bool:
-    """Take away some of what is staged; whether anything is left."""
+def discard(tables: WritableTables) -> None:
+    """Nothing of what is staged serves any more: from now on it is garbage, whatever becomes of the rest."""
     for account, _ in list(tables.staged_directories()):
         tables.delete_staged(account, MailboxId(b""))
-    left = MAX_ROWS_CLEARED
     for account, mailbox, staged in list(tables.staged()):
-        left -= tables.delete_rows(staged.number, left)
+        tables.put_garbage(staged.number)
+        tables.delete_staged(account, mailbox)
+
+
+def clear(tables: WritableTables) -> bool:
+    """Take away some garbage; whether anything is left."""
+    left = MAX_ROWS_CLEARED
+    for number in list(tables.garbage()):
+        left -= tables.delete_rows(number, left)
         if left == 0:
             return True
-        tables.delete_staged(account, mailbox)
+        tables.delete_garbage(number)
     return False

@@ -7,6 +7,7 @@ them all in one transaction.  A node that is killed meanwhile compares again, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,7 +40,7 @@ from crdtmail.gossip.snapshot import (
     encode_request,
     joined,
 )
-from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID
+from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID, SNAPSHOT_S
 from crdtmail.replica import Attempt, Replica
 from crdtmail.staging import Wanted, check_staged, expect_mailbox, forget_blocks, stage
 from crdtmail.store.interface import Transaction
@@ -67,36 +68,51 @@ _Planned = tuple[Wanted, tuple[UidRange, ...]]
 """A mailbox, and the UIDs whose messages have to be fetched."""
 
 
-def fill(replica: Replica, address: str, filling: Filling, *, is_repair: bool) -> Steps[Position]:
-    """Take over what the replica at `address` has; gives its position, which is now included here.
+def fill(
+    replica: Replica,
+    address: str,
+    filling: Filling,
+    *,
+    hear: Callable[[Position], Steps[None]],
+    now: Callable[[], float],
+    is_repair: bool,
+) -> Steps[Position]:
+    """Take over what the replica at `address` has; gives its position, which is now included here, or after a
+    repair all that it has.
 
-    Raises PeerError, with nothing merged; what was staged serves the next attempt.
+    `hear` is told that position before anything is compared with it.  Raises PeerError, with nothing merged;
+    what was staged serves the next attempt.
     """
-    asking = _Asking(address, filling)
+    asking = _Asking(address, filling, now)
     began = decode_begun((yield from asking.ask(Begin())))
+    yield from hear(began.position)
     filling.messages = began.messages
+    theirs, attempt = began.position.clock, filling.attempt
     for _ in range(_ATTEMPTS):
-        comparison = yield from persist(lambda txn: replica.compare(txn, filling.attempt))
+        comparison = yield from persist(lambda txn: replica.compare(txn, attempt))
         yield from _Comparison(replica, asking, began, comparison).run()
         merged = yield from persist(
-            lambda txn, at=comparison: replica.merge(txn, at, began.position.clock, is_repair=is_repair)  # type: ignore[misc]
+            lambda txn, at=comparison: replica.merge(txn, attempt, at, theirs, is_repair=is_repair)  # type: ignore[misc]
         )
         if merged:
             break
     else:
         raise PeerError("readers here made new UIDs faster than a snapshot could be compared")
-    yield from asking.ask(End(began.snapshot))
-    while (yield from persist(replica.clear_staged)):
-        pass
+    attempt.is_on = False
+    with suppress(PeerError):  # who does not hear that we are done finds out by itself
+        yield from asking.ask(End(began.snapshot))
     return began.position
 
 
 class _Asking:
-    def __init__(self, address: str, filling: Filling) -> None:
+    def __init__(self, address: str, filling: Filling, now: Callable[[], float]) -> None:
         self._address = address
+        self._now = now
         self.filling = filling
 
     def ask(self, request: Request) -> Steps[bytes]:
+        if self._now() - self.filling.began > SNAPSHOT_S:
+            raise PeerError("taking over the snapshot took too long")
         question = encode_request(request)
         reply = yield from call(self._address, Kind.SNAPSHOT, question)
         self.filling.bytes += len(question) + len(reply.body)
@@ -139,15 +155,15 @@ class _Comparison:
     def _accounts(self, accounts: Sequence[Account]) -> Steps[int]:
         """Compare the first of these accounts, as many as one answer tells of; how many those were."""
         asked = accounts[:MAX_ACCOUNTS_PER_ANSWER]
-        keys = yield from read(
-            lambda tables: tuple((account, views.directory_key(tables, account)) for account in asked)
-        )
+        keys, staged = yield from read(_directory_keys(asked))
         details = decode_details((yield from self._asking.ask(AskDetails(self._snapshot, keys))))
         if not details or [each.account for each in details] != list(asked[: len(details)]):
             raise PeerError("the peer tells of other accounts than it was asked about")
         for each in details:
             if each.document:
                 yield from self._stage_directory(each.account, each)
+            elif each.account in staged:
+                yield from self._keep_directory(each.account)
         wanted, known = yield from read(lambda tables: _differing(tables, details))
         for some in _in_turn(wanted, _MAILBOXES_AT_ONCE):
             yield from self._mailboxes(some, known)
@@ -158,9 +174,21 @@ class _Comparison:
         assert document
         if not self._clock.includes(details.clock):
             raise PeerError("a directory holds what its replica has not seen")
-        Directory(b"", self._replica.id).merge(document)  # or it is refused, here and not at the merge
-        staged = StagedDirectory(self._number, details.clock, document)
+        content = Directory(b"", self._replica.id).merge(document)  # or it is refused, here, not at the merge
+        key = views.key_of_directory(account, content, details.clock)
+        staged = StagedDirectory(self._number, details.clock, key, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
+
+    def _keep_directory(self, account: Account) -> Steps[None]:
+        """An earlier attempt has staged it, and it is still the same there."""
+
+        def keep(txn: Transaction) -> None:
+            tables = WritableTables(txn)
+            staged = tables.staged_directory(account)
+            assert staged is not None, "nobody else takes it away"
+            tables.put_staged_directory(account, staged._replace(comparison=self._number))
+
+        yield from persist(keep)
 
     def _mailboxes(self, wanted: Sequence[Wanted], known: set[tuple[Account, MailboxId]]) -> Steps[None]:
         """Stage what differs in these mailboxes: by block, where something is here or staged of them."""
@@ -242,6 +270,22 @@ def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transact
         return sum(len(elements) for _, elements in messages.found)
 
     return keep
+
+
+def _directory_keys(
+    accounts: Sequence[Account],
+) -> Callable[[Tables], tuple[tuple[tuple[Account, int], ...], set[Account]]]:
+    """The key of each account's directory, and the accounts where it is that of one that is staged."""
+
+    def query(tables: Tables) -> tuple[tuple[tuple[Account, int], ...], set[Account]]:
+        staged = {account: tables.staged_directory(account) for account in accounts}
+        keys = tuple(
+            (account, views.directory_key(tables, account) if each is None else each.key)
+            for account, each in staged.items()
+        )
+        return keys, {account for account, each in staged.items() if each is not None}
+
+    return query
 
 
 def _account_keys(after: Account, last: Account | None) -> Callable[[Tables], list[tuple[Account, int]]]:

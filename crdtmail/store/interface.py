@@ -35,6 +35,7 @@ class Table(Enum):
     DIRECTORIES = b"directories"
     PEERS = b"peers"
     STAGED = b"staged"
+    GARBAGE = b"garbage"
 
     __hash__ = object.__hash__  # members are single, and every access looks one up
 
