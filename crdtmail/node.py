@@ -33,12 +33,12 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import PeerError, StoreError
+from crdtmail.errors import PeerError, Refusal, StoreError, StoreFull
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.replica import KEEP_ALL, Keep, Replica
 from crdtmail.service import Written
-from crdtmail.store.interface import Snapshot, Store, Table, Transaction
+from crdtmail.store.interface import Room, Snapshot, Store, Table, Transaction
 from crdtmail.store.tables import Head, Mailbox, Tables
 from crdtmail.store.writer import Snapshotted, Writer
 
@@ -88,6 +88,10 @@ class Node:
         self._showers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shower")
         self._may_show = asyncio.Semaphore(_MOST_SHOWN)
         self._watched: WeakValueDictionary[Account, asyncio.Event] = WeakValueDictionary()
+        self.written = 0
+        """Clients' writes that were answered as durable, since the start."""
+        self.not_written = 0
+        """Clients' writes that were refused for want of room."""
         self.progress = Signal()
         """Fires after every commit, and whenever something was heard of a peer."""
         self.failed = asyncio.Event()
@@ -150,7 +154,13 @@ class Node:
         Raises RequestError as the command does, StoreFull if there is no room, StoreError if nothing can be
         written any more.
         """
-        return await self.perform(service.write(self.replica, work))
+        try:
+            result = await self.perform(service.write(self.replica, work))
+        except StoreFull:
+            self.not_written += 1
+            raise
+        self.written += 1
+        return result
 
     async def wait_for_clock(self, clock: Clock, timeout_s: float) -> None:
         """Until everything that `clock` covers is applied here.  Raises NotYet after `timeout_s`."""
@@ -170,6 +180,10 @@ class Node:
     async def table_sizes(self) -> dict[Table, int]:
         """Bytes that each table takes."""
         return await self._loop.run_in_executor(self._readers, self._store.size)
+
+    async def disk(self) -> Room | None:
+        """What the store takes and what is left for it; None if it lies on no disk."""
+        return await self._loop.run_in_executor(self._readers, self._store.disk)
 
     # For peers ------------------------------------------------------------------------------------------
 
@@ -293,7 +307,7 @@ class _HeldSnapshot:
     def query(self, query: Callable[[Tables], T]) -> T:
         with self._lock:
             if self._snapshot is None:
-                raise PeerError("that snapshot was held for too long, and is given up")
+                raise PeerError("that snapshot was held for too long, and is given up", Refusal.NOT_NOW)
             return query(Tables(self._snapshot))
 
     def release(self) -> None:

@@ -194,7 +194,7 @@ class World:
             case PeerError() | RequestError() | StoreError():
                 if isinstance(outcome, PeerError) and not isinstance(outcome, PeerUnreachable):
                     self.reached["peer refused"] += 1
-                refusal = outcome if isinstance(outcome, PeerUnreachable) else PeerError(str(outcome))
+                refusal = outcome if isinstance(outcome, PeerUnreachable) else PeerError(str(outcome), None)
                 self.network.send(machine.name, back, "answer", b"", lambda _: answered(refusal))
             case _:
                 raise outcome

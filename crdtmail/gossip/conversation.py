@@ -7,8 +7,7 @@ request that is malformed, or that a peer has no business to make, changes nothi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.delta import Delta
 from crdtmail.effects import Call, Kind, Reply, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull
+from crdtmail.errors import PeerError, Refusal, RequestError, StoreError, StoreFull
 from crdtmail.gossip.codec import (
     decode_answer,
     decode_clock,
@@ -30,6 +29,7 @@ from crdtmail.gossip.codec import (
 from crdtmail.gossip.filling import Filling, fill
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Heard, Peers
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
 from crdtmail.gossip.snapshot import (
@@ -54,12 +54,12 @@ _TAKEN, _GAP, _OK = 204, 409, 200
 @dataclass(frozen=True, slots=True)
 class Reception:
     """What became of deltas from a peer: their dots, as far as they could be read, our clock after them,
-    whether they stopped at a gap, and the reason where one was refused."""
+    the one at which they stopped because it builds on what is not here, and why where one was refused."""
 
     dots: tuple[Dot, ...]
     clock: Clock
-    gap: bool = False
-    refusal: str | None = None
+    gap: Dot | None = None
+    refusal: PeerError | None = None
 
 
 @dataclass(slots=True)
@@ -108,8 +108,8 @@ class Gossip:
         """Those that are held for others."""
         self.last_filling: Filling | None = None
         """The last one that has been taken over since the start."""
-        self.refused = 0
-        """How often something was refused that a peer sent, whoever called."""
+        self.refusals = Refusals(now)
+        """What was refused of peers, whoever called, and of others that are none."""
         self.renewed = 0
         """How often this node has taken another id, because the old one was no longer its own."""
         self._now = now
@@ -148,6 +148,8 @@ class Gossip:
                 case Push(after, only):
                     yield from self._push(address, session, after, only)
         except (PeerError, RequestError, StoreError) as error:
+            if isinstance(error, PeerError):
+                self.refusals.refuse(address, error)
             session.failed(self._now(), str(error))
 
     def _push(self, address: str, session: Session, after: Clock, only: ReplicaId | None) -> Steps[None]:
@@ -165,17 +167,24 @@ class Gossip:
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
         ours = self.position
+        known = {replica: heard.clock for replica, heard in self.peers.heard.items()}
         asked = encode_position(ours)
         self._asked.append(asked)
         try:
             reply = yield from call(address, Kind.EXCHANGE, asked)
         finally:
             self._asked.remove(asked)
-        with self._refusing():
-            answer = decode_answer(reply.body)
-            theirs = answer.position
-            if theirs.replica == ours.replica:
-                raise PeerError("a copy of this node's data folder answers there, and will take another id")
+        answer = decode_answer(reply.body)
+        theirs = answer.position
+        if theirs.replica == ours.replica:
+            raise PeerError(
+                "a copy of this node's data folder answers there, and will take another id", Refusal.OWN_ID
+            )
+        if not theirs.clock.includes(known.get(theirs.replica, Clock())):
+            # Taken all the same: it is how a peer whose disk went back in time gets back what it lost.
+            self.refusals.count(
+                address, Refusal.CLOCK_WENT_BACK, f"{theirs.name} no longer has all that it once had"
+            )
         yield from self._hear(theirs)
         after = ours.clock
         is_repair = ours.clock == theirs.clock and ours.digest != theirs.digest
@@ -185,12 +194,12 @@ class Gossip:
             ours, after = self.position, self.head.clock
         if answer.deltas:
             try:
-                reception = yield from self._receive(answer.deltas)
+                reception = yield from self._receive(address, answer.deltas)
             except StoreFull as error:
                 session.has_no_room(self._now(), ours, theirs, str(error))
                 return
             if reception.refusal is not None:
-                raise PeerError(reception.refusal)
+                raise reception.refusal
             after = reception.clock
         session.exchanged(self._now(), ours, theirs, after)
 
@@ -199,37 +208,39 @@ class Gossip:
         reply = yield from call(address, Kind.OFFER, b"")
         begun: Begun | None = None
         while reply.body:
-            with self._refusing():
-                number, question = decode_numbered(reply.body)
-                request = decode_request(question)
+            number, question = decode_numbered(reply.body)
+            request = decode_request(question)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
             reply = yield from call(address, Kind.OFFER, encode_numbered(number, answer))
         if begun is None:
-            raise PeerError("the peer wanted no snapshot")
+            raise PeerError("the peer wanted no snapshot", Refusal.NOT_ASKED)
         session.filled(self._now(), reply.replica, begun.position.clock)
 
     # What we answer -------------------------------------------------------------------------------------
 
     def answer(self, kind: Kind, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """A replica asks.  Raises PeerError with the reason if it is refused, StoreError, Overloaded."""
-        match kind:
-            case Kind.EXCHANGE:
-                return (yield from self._answer_exchange(body))
-            case Kind.PUSH:
-                return (yield from self._answer_push(sender, body))
-            case Kind.SNAPSHOT:
-                return (yield from self._answer_snapshot(sender, body))
-            case Kind.OFFER:
-                return (yield from self._answer_offer(sender, body))
+        try:
+            match kind:
+                case Kind.EXCHANGE:
+                    return (yield from self._answer_exchange(body))
+                case Kind.PUSH:
+                    return (yield from self._answer_push(sender, body))
+                case Kind.SNAPSHOT:
+                    return (yield from self._answer_snapshot(sender, body))
+                case Kind.OFFER:
+                    return (yield from self._answer_offer(sender, body))
+        except PeerError as error:
+            self.refusals.refuse(f"{sender:016x}", error)
+            raise
 
     def _answer_exchange(self, body: bytes) -> Steps[Reply]:
         """Our position, and the first deltas that the asker lacks."""
-        with self._refusing():
-            theirs = decode_position(body)
-            if theirs.replica == self.replica.id and body in self._asked:
-                raise PeerError("a node's peers must not name the node itself")
+        theirs = decode_position(body)
+        if theirs.replica == self.replica.id and body in self._asked:
+            raise PeerError("a node's peers must not name the node itself", Refusal.OWN_ID)
         if theirs.replica == self.replica.id:
             yield from self._renew(theirs.replica)
         ours = self.position
@@ -254,10 +265,9 @@ class Gossip:
             self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
             value: Any = None
         else:
-            with self._refusing():
-                number, answer = decode_numbered(body)
+            number, answer = decode_numbered(body)
             if self._offered is None or (self._offered.sender, self._offered.asked) != (sender, number):
-                raise PeerError("that is no answer to what was asked last")
+                raise PeerError("that is no answer to what was asked last", Refusal.NOT_NOW)
             value = Reply(_OK, sender, answer)
         offered = self._offered
         offered.asked = 0  # another copy of this answer is none to what is asked next
@@ -290,25 +300,22 @@ class Gossip:
         """Give up what is being taken over, unless something is being done for it just now."""
         if self._offered is not None:
             if not self._offered.asked:
-                raise PeerError("a snapshot is being taken over")
+                raise PeerError("a snapshot is being taken over", Refusal.NOT_NOW)
             self._offered.steps.close()
             self._offered = None
 
     def _answer_snapshot(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
-        with self._refusing():
-            request = decode_request(body)
+        request = decode_request(body)
         answer = yield from self.snapshots.answer(sender, self.name, self.replica.id, request)
         return Reply(_OK, self.replica.id, answer)
 
     def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """204 when all is durable here; 409 with our clock at a gap."""
-        with self._refusing():
-            deltas = decode_push(body)
-        reception = yield from self._receive(deltas)
-        if reception.gap:
+        reception = yield from self._receive(f"{sender:016x}", decode_push(body))
+        if reception.gap is not None:
             return Reply(_GAP, self.replica.id, encode_clock(reception.clock))
         if reception.refusal is not None:
-            raise PeerError(reception.refusal)
+            raise reception.refusal
         self.peers.hear_dots(self._now(), sender, reception.dots)
         if (session := self.peers.session_of(sender)) is not None:
             session.heard_push(self._now(), reception.dots)
@@ -332,13 +339,17 @@ class Gossip:
         members = self.peers.members(self.retired).values()
         return [member for member in members if self._now() - member.at > after_s]
 
+    def held_back(self, member: Heard) -> int:
+        """How many entries of the log are kept for this member: those that it is not known to have."""
+        return self.head.clock.count_missing_from(member.clock.join(self.head.floor))
+
     def stable(self) -> Clock:
         """What every member is known to have, whoever counts as one (`Peers.members`)."""
         return self.peers.stable(self.head.clock, self.retired)
 
     # What both have in common ---------------------------------------------------------------------------
 
-    def _receive(self, encoded: Sequence[bytes]) -> Steps[Reception]:
+    def _receive(self, peer: str, encoded: Sequence[bytes]) -> Steps[Reception]:
         """Apply deltas from another replica in order, up to the first gap or refusal; durable when over."""
         if sum(map(len, encoded)) > _SMALL_BATCH:
             deltas, refusal = yield from compute(lambda: _decode(encoded))
@@ -352,28 +363,21 @@ class Gossip:
                     with txn.nested() as inner:
                         outcome = self.replica.receive(inner, delta, data)
                 except PeerError as error:
-                    return Reception(dots, Tables(txn).head().clock, refusal=str(error))
+                    return Reception(dots, Tables(txn).head().clock, refusal=error)
                 if outcome is Outcome.GAP:
-                    return Reception(dots, Tables(txn).head().clock, gap=True)
+                    return Reception(dots, Tables(txn).head().clock, gap=delta.dot)
             return Reception(dots, Tables(txn).head().clock, refusal=refusal)
 
         reception = yield from persist(apply)
-        self.refused += reception.refusal is not None
+        if (gap := reception.gap) is not None:
+            text = f"delta {gap.seq} of {gap.replica:016x} builds on what is not here"
+            self.refusals.count(peer, Refusal.GAP, text)
         return reception
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Count what is refused of a peer."""
-        try:
-            yield
-        except PeerError:
-            self.refused += 1
-            raise
 
     def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
-            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over")
+            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.NOT_NOW)
         self.filling = filling = Filling(address, self._now())
         try:
             theirs = yield from fill(self.replica, address, filling, is_repair=is_repair)
@@ -405,9 +409,9 @@ class Gossip:
             is_lost = position.clock[own] > head.clock[own]
         if self.replica.id == own and (is_lost or own in position.retired):
             if self.renewed >= MAX_NEW_IDS:
-                self.refused += 1
                 raise PeerError(
-                    "this node has taken new ids often enough; it does not believe that one again"
+                    "this node has taken new ids often enough; it does not believe that one again",
+                    Refusal.OWN_ID,
                 )
             yield from self._renew(own)
         yield from self.retire(position.retired - {self.replica.id})
@@ -429,12 +433,12 @@ def _batch(tables: Tables, after: Clock, only: ReplicaId | None = None) -> list[
     return deltas_after(tables, after, max_bytes=BATCH_BYTES, own=only)
 
 
-def _decode(encoded: Sequence[bytes]) -> tuple[list[Delta], str | None]:
+def _decode(encoded: Sequence[bytes]) -> tuple[list[Delta], PeerError | None]:
     """The deltas up to the first that cannot be read, and why that one cannot."""
     deltas: list[Delta] = []
     for data in encoded:
         try:
             deltas.append(decode_delta(data))
         except PeerError as error:
-            return deltas, str(error)
+            return deltas, error
     return deltas, None

@@ -15,7 +15,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory
 from crdtmail.effects import Kind, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.gossip.snapshot import (
     AskAccounts,
@@ -83,7 +83,9 @@ def fill(replica: Replica, address: str, filling: Filling, *, is_repair: bool) -
         if merged:
             break
     else:
-        raise PeerError("readers here made new UIDs faster than a snapshot could be compared")
+        raise PeerError(
+            "readers here made new UIDs faster than a snapshot could be compared", Refusal.NOT_NOW
+        )
     yield from asking.ask(End(began.snapshot))
     while (yield from persist(replica.clear_staged)):
         pass
@@ -143,7 +145,7 @@ class _Comparison:
         )
         details = decode_details((yield from self._asking.ask(AskDetails(self._snapshot, keys))))
         if not details or [each.account for each in details] != list(asked[: len(details)]):
-            raise PeerError("the peer tells of other accounts than it was asked about")
+            raise PeerError("the peer tells of other accounts than it was asked about", Refusal.NOT_ASKED)
         for each in details:
             if each.document:
                 yield from self._stage_directory(each.account, each)
@@ -156,7 +158,7 @@ class _Comparison:
         document = details.document
         assert document
         if not self._clock.includes(details.clock):
-            raise PeerError("a directory holds what its replica has not seen")
+            raise PeerError("a directory holds what its replica has not seen", Refusal.IMPOSSIBLE)
         Directory(b"", self._replica.id).merge(document)  # or it is refused, here and not at the merge
         staged = StagedDirectory(self._number, details.clock, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
@@ -169,7 +171,7 @@ class _Comparison:
             asked = tuple((each.account, each.mailbox) for each in by_block[len(blocks) :])
             found = decode_blocks((yield from self._asking.ask(AskBlocks(self._snapshot, asked))))
             if not found:
-                raise PeerError("the peer tells of no mailbox that it was asked about")
+                raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))
         plan = yield from persist(lambda txn: self._plan(txn, wanted, blocks))
         yield from self._fetch(plan)
@@ -229,7 +231,9 @@ class _Comparison:
             there = dict(blocks.get((each.account, each.mailbox), ()))
             announced = {block: there.get(block, 0) for block in staged.blocks or ()}
             if not check_staged(tables, each.account, each.mailbox, announced):
-                raise PeerError("a peer's snapshot holds other messages than it announced")
+                raise PeerError(
+                    "a peer's snapshot holds other messages than it announced", Refusal.IMPOSSIBLE
+                )
 
 
 def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transaction], int]:
@@ -271,7 +275,7 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
     at: tuple[int, int, str] = (-1, 0, "")
     for place, elements in messages.found:
         if not at[0] < place < len(plan):
-            raise PeerError("a peer answers what it was not asked")
+            raise PeerError("a peer answers what it was not asked", Refusal.NOT_ASKED)
         at = (place, 0, "")
         ranges: Iterator[tuple[int, int]] = iter(plan[place][1])
         first, last = next(ranges)
@@ -280,16 +284,18 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
             while uid > last:
                 first, last = next(ranges, (MAX_UID + 1, MAX_UID + 1))
             if uid < first or (place, uid, id) <= at:
-                raise PeerError("a peer sends messages that it was not asked for, or out of order")
+                raise PeerError(
+                    "a peer sends messages that it was not asked for, or out of order", Refusal.NOT_ASKED
+                )
             at = (place, uid, id)
             for instance in message.instances:
                 dots = (instance.dot, *(dot for dots in instance.keywords.values() for dot in dots))
                 if not all(map(clock.covers, dots)):
-                    raise PeerError("a message holds what its replica has not seen")
+                    raise PeerError("a message holds what its replica has not seen", Refusal.IMPOSSIBLE)
     if messages.rest is not None:
         place, uid = messages.rest
         if not (at[0] >= 0 and at[2] and (place, uid) > at[:2] and place < len(plan)):
-            raise PeerError("a peer stops before it has answered anything")
+            raise PeerError("a peer stops before it has answered anything", Refusal.NOT_ASKED)
 
 
 def _in_turn(items: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from crdtmail.errors import StoreError
 
@@ -37,6 +37,13 @@ class Table(Enum):
     STAGED = b"staged"
 
     __hash__ = object.__hash__  # members are single, and every access looks one up
+
+
+class Room(NamedTuple):
+    """Bytes: what the store takes on its disk, and what is free there for it."""
+
+    taken: int
+    free: int
 
 
 class NeedsRoom(StoreError):
@@ -125,6 +132,10 @@ class Store(Protocol):
 
     def size(self) -> dict[Table, int]:
         """Bytes that each table takes."""
+        ...
+
+    def disk(self) -> Room | None:
+        """None if it lies on no disk.  Raises StoreError if its disk does not tell."""
         ...
 
     def close(self) -> None: ...

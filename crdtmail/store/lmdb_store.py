@@ -28,7 +28,7 @@ import lmdb
 
 from crdtmail.errors import ConfigError, Overloaded, StoreError, StoreFull
 from crdtmail.limits import LARGEST_WRITE, MAX_READERS, MIB
-from crdtmail.store.interface import NeedsRoom, Snapshot, T, Table, Transaction, seal, seal_all, unseal
+from crdtmail.store.interface import NeedsRoom, Room, Snapshot, T, Table, Transaction, seal, seal_all, unseal
 
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
@@ -156,6 +156,13 @@ class LmdbStore:
             table: stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
             for table, stat in stats.items()
         }
+
+    def disk(self) -> Room | None:
+        try:
+            there = os.statvfs(self._folder)
+            return Room((self._folder / _DATA).stat().st_size, there.f_bavail * there.f_frsize)
+        except OSError as error:
+            raise StoreError(f"the disk of {self._folder} tells nothing: {error.strerror}") from error
 
     def close(self) -> None:
         """Let go of the folder; closing again does nothing."""

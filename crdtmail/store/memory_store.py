@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from sortedcontainers import SortedDict
 
-from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, seal_all, unseal
+from crdtmail.store.interface import Room, Snapshot, T, Table, Transaction, seal, seal_all, unseal
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
@@ -98,6 +98,9 @@ class MemoryStore:
 
     def size(self) -> dict[Table, int]:
         return {t: sum(len(k) + len(v) for k, v in rows.items()) for t, rows in self._live.items()}
+
+    def disk(self) -> Room | None:
+        return None
 
     def damage(self, table: Table, key: bytes) -> None:
         """Flip one bit of a record, as a failing disk would."""

@@ -37,7 +37,8 @@ from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
-from crdtmail.web.guard import BEARER, Guard
+from crdtmail.web.guard import BEARER
+from crdtmail.web.listener import Listener
 from crdtmail.web.requests import (
     as_object,
     boolean,
@@ -59,7 +60,7 @@ from crdtmail.web.status import node_status
 
 T = TypeVar("T")
 TOKEN = "Crdtmail-Token"
-GUARD = web.AppKey("GUARD", Guard)
+LISTENER = web.AppKey("LISTENER", Listener)
 _BY_NAME = "name:"
 _ROLE = 64  # the longest role that RFC 8621 and the IANA registry know is far shorter
 
@@ -112,7 +113,7 @@ class _Api:
     # The node -------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return _json(await node_status(self._node, request.app[GUARD]))
+        return _json(await node_status(self._node, request.app[LISTENER]))
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
