@@ -39,6 +39,7 @@ from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
 from crdtmail.web.guard import BEARER
 from crdtmail.web.listener import Listener
+from crdtmail.web.metrics import CONTENT_TYPE, exposition
 from crdtmail.web.requests import (
     as_object,
     boolean,
@@ -72,6 +73,7 @@ def routes(node: Node) -> list[web.RouteDef]:
     script = account + "/scripts/{script}"
     return [
         web.get("/v1/status", api.status),
+        web.get("/metrics", api.metrics),
         web.post("/v1/members/{member}/retire", api.retire),
         web.get("/v1/accounts", api.accounts),
         web.get(account + "/digests", api.digests),
@@ -114,6 +116,11 @@ class _Api:
 
     async def status(self, request: web.Request) -> web.Response:
         return _json(await node_status(self._node, request.app[LISTENER]))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The figures of `status` as Prometheus reads them."""
+        status = await node_status(self._node, request.app[LISTENER])
+        return web.Response(body=exposition(status), headers={"Content-Type": CONTENT_TYPE})
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
