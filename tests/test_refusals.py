@@ -25,6 +25,9 @@ from crdtmail.gossip.refusals import ORDINARY, OTHERS, Refusals
 from crdtmail.gossip.snapshot import Begin, encode_numbered, encode_request
 from crdtmail.limits import MAX_NEW_IDS, MAX_PEERS_NAMED, MAX_REFUSAL_TEXT
 from crdtmail.web.gossip_server import SENDER
+from simulations import scenarios
+from simulations.schedule import schedule
+from simulations.world import run as simulate
 from tests.masters import ACCOUNT, mail
 from tests.nodes import node_process, run, until
 from tests.secured import (
@@ -198,6 +201,18 @@ def test_what_befalls_sound_peers_too_is_counted_and_is_no_fault() -> None:
         found.count("peer", reason, "")
         found.count(None, reason, "")
     assert found.faults == len(Refusal) - len(ORDINARY)
+
+
+@pytest.mark.parametrize("name", ["flapping-link", "rolling-restart", "chain"])
+def test_nodes_that_are_cut_off_and_crash_refuse_each_other_nothing_but_what_is_ordinary(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only seemed to go back would be counted here, too."""
+    found: list[tuple[Refusal, str]] = []
+    monkeypatch.setattr(Refusals, "count", lambda _, __, reason, text: found.append((reason, text)))
+    config = scenarios.load(name).configure(1)
+    assert simulate(1, config, schedule(1, config)).violation is None
+    assert [each for each in found if each[0] not in ORDINARY] == []
 
 
 # Bounds ---------------------------------------------------------------------------------------------------
