@@ -53,10 +53,10 @@ def merge(
 ) -> Merged:
     """Merge what this comparison has staged of a replica at clock `theirs`.
 
-    For a repair, where one of two states with one clock is damaged, every dot that either has is kept, and the
-    clock stays: what is not covered by it yet comes as deltas, and what this replica has applied since is applied
-    once more, so that nothing comes back that either side has removed meanwhile.  A dot of an id that this node
-    may have used twice is kept by whoever has it: neither clock says anything of it.
+    For a repair, where one of two states with one clock is damaged, every dot that either has is kept, and
+    the clock stays: what it does not cover yet comes as deltas, and what this replica has applied since is
+    applied once more, so that nothing comes back that either side has removed meanwhile.  A dot of an id that
+    this node may have used twice is kept by whoever has it: neither clock says anything of it.
     """
     ours, doubts = head.clock, tables.doubts()
     merging = _Merging(

@@ -38,6 +38,7 @@ from crdtmail.errors import (
     Forbidden,
     NotFound,
     PeerError,
+    Refusal,
     RequestError,
     TooLarge,
 )
@@ -187,7 +188,10 @@ class Replica:
             return Outcome.KNOWN
         self._be_who_the_store_says(tables)
         if delta.replica == self.id:
-            raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
+            raise PeerError(
+                f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
+                Refusal.OWN_DELTA,
+            )
         if self.is_filling:
             return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
@@ -258,8 +262,8 @@ class Replica:
     def renew(self, txn: Transaction, old: ReplicaId, *, is_ambiguous: bool) -> bool:
         """Go on under a new id: the old one names what is not here, is retired, or is another node's.
 
-        It is ambiguous if others may know other deltas under it than we do: from the last one on that any peer
-        was known to have.
+        It is ambiguous if others may know other deltas under it than we do: from the last one on that any
+        peer was known to have.
         """
         if self.id != old:  # several may say so at once
             return False
@@ -797,7 +801,7 @@ def _check_uids(tables: Tables, delta: Delta) -> None:
             box = tables.mailbox(delta.account, mailbox)
             next = tables.burnt(delta.account, mailbox)[1] if box is None else box.uid_next
         if highest > next + MAX_UID_JUMP:
-            raise PeerError(f"UID {highest} is too far above {next}, the next one here")
+            raise PeerError(f"UID {highest} is too far above {next}, the next one here", Refusal.IMPOSSIBLE)
         next_of[mailbox] = max(next, highest + 1)
 
 

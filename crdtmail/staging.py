@@ -14,6 +14,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import Message, MessageId
 from crdtmail.crdt.uid import Uid
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.limits import MAX_ROWS_CLEARED
 from crdtmail.store.tables import (
     BLOCK,
@@ -74,7 +75,10 @@ def forget_blocks(
 
 
 def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements: Sequence[Element]) -> None:
-    """Keep messages of a mailbox that is expected, in the order of their UIDs; all that share one at once."""
+    """Keep messages of a mailbox that is expected, in the order of their UIDs; all that share one at once.
+
+    Raises PeerError if one of them is there already, under another UID.
+    """
     staged = tables.staged_mailbox(account, mailbox)
     assert staged is not None, "the mailbox is expected"
     salt, number = mailbox_salt(account, mailbox), staged.number
@@ -82,7 +86,8 @@ def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements
     modseq = Modseq(tables.head().lsn)
     ranges: dict[int, Range] = {}
     lowest, last = staged.lowest, 0
-    tables.put_messages(number, modseq, [element[:3] for element in elements])
+    if not tables.put_messages(number, modseq, [element[:3] for element in elements]):
+        raise PeerError("a snapshot holds a message twice", Refusal.IMPOSSIBLE)
     for uid, id, body, message in elements:
         block = uid // BLOCK
         before = ranges.get(block) or tables.range(number, block)

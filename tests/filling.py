@@ -12,6 +12,7 @@ from crdtmail.crdt.delta import Account
 from crdtmail.crdt.message import EMPTY, MessageId
 from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
 from crdtmail.gossip.filling import Filling, fill
+from crdtmail.gossip.messages import Position
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.snapshot import decode_request
 from crdtmail.replica import Replica
@@ -55,10 +56,14 @@ def take_over(
     *,
     meanwhile: Meanwhile = lambda _: None,
     is_repair: bool = False,
+    clears: bool = True,
 ) -> Filling:
     """Fill `replica` from `source`; what came of it.  Raises PeerError as `fill` does."""
     filling = Filling("source", 0.0)
     asked = 0
+
+    def hear(position: Position) -> Steps[None]:
+        yield from ()
 
     def ask(call: Call) -> Reply:
         nonlocal asked
@@ -67,7 +72,10 @@ def take_over(
         return Reply(200, source.replica.id, source.answer(replica.id, call.body))
 
     try:
-        perform(fill(replica, "source", filling, is_repair=is_repair), store, ask)
+        steps = fill(replica, "source", filling, hear=hear, now=lambda: 0.0, is_repair=is_repair)
+        perform(steps, store, ask)
+        while clears and store.transact(replica.clear_garbage):
+            pass
     finally:
         filling.attempt.is_on = False
     return filling

@@ -16,7 +16,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory
 from crdtmail.effects import Kind, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.gossip.snapshot import (
     AskAccounts,
@@ -88,16 +88,21 @@ def fill(
     yield from hear(began.position)
     filling.messages = began.messages
     theirs, attempt = began.position.clock, filling.attempt
+    # Deltas may have been faster; but where ids are in doubt, a clock does not tell.
+    ours, doubts = yield from read(lambda tables: (tables.head().clock, tables.doubts()))
+    is_over = ours.includes(theirs) and not doubts and not is_repair
     for _ in range(_ATTEMPTS):
+        if is_over:
+            break
         comparison = yield from persist(lambda txn: replica.compare(txn, attempt))
         yield from _Comparison(replica, asking, began, comparison).run()
-        merged = yield from persist(
+        is_over = yield from persist(
             lambda txn, at=comparison: replica.merge(txn, attempt, at, theirs, is_repair=is_repair)  # type: ignore[misc]
         )
-        if merged:
-            break
-    else:
-        raise PeerError("readers here made new UIDs faster than a snapshot could be compared")
+    if not is_over:
+        raise PeerError(
+            "readers here made new UIDs faster than a snapshot could be compared", Refusal.NOT_NOW
+        )
     attempt.is_on = False
     with suppress(PeerError):  # who does not hear that we are done finds out by itself
         yield from asking.ask(End(began.snapshot))
@@ -156,9 +161,10 @@ class _Comparison:
         """Compare the first of these accounts, as many as one answer tells of; how many those were."""
         asked = accounts[:MAX_ACCOUNTS_PER_ANSWER]
         keys, staged = yield from read(_directory_keys(asked))
-        details = decode_details((yield from self._asking.ask(AskDetails(self._snapshot, keys))))
+        answer = yield from self._asking.ask(AskDetails(self._snapshot, keys))
+        details = yield from compute(lambda: decode_details(answer))
         if not details or [each.account for each in details] != list(asked[: len(details)]):
-            raise PeerError("the peer tells of other accounts than it was asked about")
+            raise PeerError("the peer tells of other accounts than it was asked about", Refusal.NOT_ASKED)
         for each in details:
             if each.document:
                 yield from self._stage_directory(each.account, each)
@@ -173,8 +179,9 @@ class _Comparison:
         document = details.document
         assert document
         if not self._clock.includes(details.clock):
-            raise PeerError("a directory holds what its replica has not seen")
-        content = Directory(b"", self._replica.id).merge(document)  # or it is refused, here, not at the merge
+            raise PeerError("a directory holds what its replica has not seen", Refusal.IMPOSSIBLE)
+        directory = Directory(b"", self._replica.id)
+        content = yield from compute(lambda: directory.merge(document))  # or it is refused, not at the merge
         key = views.key_of_directory(account, content, details.clock)
         staged = StagedDirectory(self._number, details.clock, key, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
@@ -198,7 +205,7 @@ class _Comparison:
             asked = tuple((each.account, each.mailbox) for each in by_block[len(blocks) :])
             found = decode_blocks((yield from self._asking.ask(AskBlocks(self._snapshot, asked))))
             if not found:
-                raise PeerError("the peer tells of no mailbox that it was asked about")
+                raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))
         plan = yield from persist(lambda txn: self._plan(txn, wanted, blocks))
         yield from self._fetch(plan)
@@ -259,7 +266,9 @@ class _Comparison:
             there = dict(blocks.get((each.account, each.mailbox), ()))
             announced = {block: there.get(block, 0) for block in staged.blocks or ()}
             if not check_staged(tables, each.account, each.mailbox, announced):
-                raise PeerError("a peer's snapshot holds other messages than it announced")
+                raise PeerError(
+                    "a peer's snapshot holds other messages than it announced", Refusal.IMPOSSIBLE
+                )
 
 
 def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transaction], int]:
@@ -318,7 +327,7 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
     at: tuple[int, int, str] = (-1, 0, "")
     for place, elements in messages.found:
         if not at[0] < place < len(plan):
-            raise PeerError("a peer answers what it was not asked")
+            raise PeerError("a peer answers what it was not asked", Refusal.NOT_ASKED)
         at = (place, 0, "")
         ranges: Iterator[tuple[int, int]] = iter(plan[place][1])
         first, last = next(ranges)
@@ -327,16 +336,18 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
             while uid > last:
                 first, last = next(ranges, (MAX_UID + 1, MAX_UID + 1))
             if uid < first or (place, uid, id) <= at:
-                raise PeerError("a peer sends messages that it was not asked for, or out of order")
+                raise PeerError(
+                    "a peer sends messages that it was not asked for, or out of order", Refusal.NOT_ASKED
+                )
             at = (place, uid, id)
             for instance in message.instances:
                 dots = (instance.dot, *(dot for dots in instance.keywords.values() for dot in dots))
                 if not all(map(clock.covers, dots)):
-                    raise PeerError("a message holds what its replica has not seen")
+                    raise PeerError("a message holds what its replica has not seen", Refusal.IMPOSSIBLE)
     if messages.rest is not None:
         place, uid = messages.rest
         if not (at[0] >= 0 and at[2] and (place, uid) > at[:2] and place < len(plan)):
-            raise PeerError("a peer stops before it has answered anything")
+            raise PeerError("a peer stops before it has answered anything", Refusal.NOT_ASKED)
 
 
 def _in_turn(items: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:

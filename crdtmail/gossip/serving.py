@@ -15,7 +15,7 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Held, Steps, hold, read_held
-from crdtmail.errors import Overloaded, PeerError
+from crdtmail.errors import Overloaded, PeerError, Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.gossip.snapshot import (
     ENDED,
@@ -89,7 +89,7 @@ class Snapshots:
             return encode_begun((yield from self._begin(peer, name, own)))
         served = self._served.get(request.snapshot)
         if served is None or served.peer != peer:
-            raise PeerError("that snapshot is not held any more; begin another one")
+            raise PeerError("that snapshot is not held any more; begin another one", Refusal.NOT_NOW)
         served.asked_at = self._now()
         match request:
             case AskAccounts(_, after):

@@ -20,7 +20,7 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import UNDELETED, Message, MessageId
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip.codec import plain_position, position_from_plain
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_SEQ, MAX_SIZE, MAX_TIME, MAX_UID
@@ -290,7 +290,7 @@ def _element(uid: int, id: str, body: bytes) -> Element:
             raise ValueError("a message stands under its UID")
         return Element(Uid(uid), check_message_id(id), body, message)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise PeerError(f"a snapshot holds a message that cannot be: {error}") from error
+        raise PeerError(f"a snapshot holds a message that cannot be: {error}", Refusal.IMPOSSIBLE) from error
 
 
 @lru_cache(maxsize=4096)

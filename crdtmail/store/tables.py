@@ -2,7 +2,7 @@
 
 | table | key -> value |
 |---|---|
-| `meta` | `replica`, `place`, `format`, `head`, `numbers`, `doubts` -> who and where we are; format; last LSN, clock, digest; last number given; `Tables.doubts` |
+| `meta` | `replica`, `place`, `format`, `head`, `numbers`, `doubts` -> who and where we are, and so on |
 | `log` | LSN -> replica, seq, when it was applied here, delta bytes |
 | `log_index` | replica, seq -> LSN |
 | `mailboxes` | account, mailbox id -> `Mailbox` |
@@ -158,7 +158,7 @@ class Staged:
 
 
 class StagedDirectory(NamedTuple):
-    """Another replica's directory of an account, until it is merged.  `key` is `views.directory_key` there."""
+    """Another replica's directory of an account, until it is merged; `key` is `views.directory_key` there."""
 
     comparison: int
     clock: Clock
@@ -568,14 +568,17 @@ class WritableTables(Tables):
 
     def put_messages(
         self, number: int, modseq: Modseq, messages: Sequence[tuple[Uid, MessageId, bytes]]
-    ) -> None:
-        """Write the records of many messages that are not there yet, and their places in the indices."""
+    ) -> bool:
+        """Write the records of many messages that are not there yet, and their places in the indices.
+
+        False if one of them is in the index already; then the transaction is of no use any more.
+        """
         head = _U64.pack(modseq)
         keys = [(_U32.pack(uid), id.encode(), body) for uid, id, body in messages]
         box, box_modseq = _U32.pack(number), _U32.pack(number) + head
         self._txn.put_many(Table.MESSAGES, ((box + uid + id, head + body) for uid, id, body in keys))
-        self._txn.put_many(Table.MESSAGE_IDS, ((box + id, uid) for uid, id, _ in keys))
         self._txn.put_many(Table.CHANGES, ((box_modseq + uid + id, b"") for uid, id, _ in keys))
+        return self._txn.put_many(Table.MESSAGE_IDS, ((box + id, uid) for uid, id, _ in keys))
 
     def delete_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
         self._txn.delete(Table.MESSAGES, _BOX_UID.pack(number, uid) + id.encode())
