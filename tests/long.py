@@ -41,7 +41,9 @@ def _say(text: str) -> None:
 def _kills(options: argparse.Namespace, folder: Path) -> object:
     from tests import kills
 
-    return dict(kills.run(folder, options.kills, options.seed, _say))
+    phases = options.phase or list(kills.PHASES)
+    it = kills.run(folder, options.kills, options.seed, phases=phases, say=_say)
+    return ", ".join(f"{phase}: {it.hits[phase]} hits of {it.kills[phase]}" for phase in phases)
 
 
 def _power(options: argparse.Namespace, folder: Path) -> object:
@@ -146,8 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", help="where the nodes keep their data: the disk that is tested")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    kills = commands.add_parser("kills", help="kill -9 under load")
+    kills = commands.add_parser("kills", help="kill -9 under load, and in the middle of all that is rare")
     kills.add_argument("--kills", type=int, default=500)
+    kills.add_argument("--phase", action="append", help="only this one; may be given often")
     kills.set_defaults(command=_kills)
 
     power = commands.add_parser("power", help="power loss")
