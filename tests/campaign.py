@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 NAMES = ("mx1", "mx2", "mx3")
 BOXES = ("INBOX", "Archive")
-KEEP_MB = 0.5
+KEEP_MB = 0.25
 """How much of its log a node keeps for one that is away: more than any load writes meanwhile, less than what
 is written where a snapshot is wanted."""
 
@@ -179,7 +179,7 @@ class Campaign:
 
     def fillings(self) -> dict[str, Any]:
         """The last snapshot that each node has taken over in this life."""
-        return {name: node.client().status()["lastFilling"] for name, node in self.nodes.items()}
+        return {name: self.status(name)["lastFilling"] for name in NAMES}
 
     def check(self, account: str, *, may_differ: bool = False) -> None:
         """Wait until the nodes are equal, and hold what they show against all that was answered.
@@ -193,10 +193,10 @@ class Campaign:
         }
         some = next(iter(self.nodes.values())).client()
         self.ledger.check(account, shown, {box["name"] for box in some.mailboxes(account)})
-        for name, node in self.nodes.items():
+        for name in NAMES:
             if may_differ:
-                until(lambda node=node: not node.client().status()["alarms"], f"{name} withdraws its alarm")  # type: ignore[misc]
-            status = node.client().status()
+                until(lambda name=name: not self.status(name)["alarms"], f"{name} withdraws its alarm")  # type: ignore[misc]
+            status = self.status(name)
             assert status["alarms"] == [], f"{name} raises an alarm"
             assert status["refusedFromPeers"] == 0, f"{name} has refused something of a peer"
             assert self._replicas.setdefault(name, status["replica"]) == status["replica"], (

@@ -25,12 +25,12 @@ from tests.load import Load, deliver, load
 from tests.nodes import starting
 from tests.stepwise import MERGES, MIGRATES
 
-MANY = 6000
+MANY = 3000
 """Messages of which a snapshot takes some half a second: their deltas are more than a log keeps."""
-SOME = 2000
+SOME = 1500
 """Messages whose merge takes some 0.1 s."""
-BACKLOG = 600
-"""Deltas that are pruned in some 30 commits."""
+BACKLOG = 400
+"""Deltas that are pruned in some 20 commits."""
 _AT_ONCE = 500
 _PADDING = "-" * 150
 _BLOCK = 128
@@ -47,14 +47,16 @@ class Bulk:
 
 
 @contextmanager
-def bulk(it: Campaign, account: str, number: int, *, at: str, count: int) -> Iterator[Bulk]:
+def bulk(
+    it: Campaign, account: str, number: int, *, at: str, count: int, may_differ: bool = False
+) -> Iterator[Bulk]:
     """The mailbox, filled at one node.  It is deleted when all that was answered of it has been checked."""
     name = f"Bulk-{number}"
     with endings.asking(it.address(at)) as client:
         made = Bulk(account, name, client.create_mailbox(account, name)["id"], [])
         add(it, client, made, "first", count)
     yield made
-    it.check(account, may_differ=True)
+    it.check(account, may_differ=may_differ)
     it.ledger.forget(account, name)
     with endings.asking(it.address(at)) as client:
         client.at(account, name, "DELETE")
@@ -133,7 +135,7 @@ def merging(it: Campaign, account: str, number: int) -> bool:
         it.start(filled)
         with _delivering(it, account, f"{number}", filled):
             until(lambda: MERGES in it.said(filled, since), f"{filled} merges")
-            it.pause(0.25)
+            it.pause(0.15)
             it.kill(filled)
         disk = it.disk(filled)
         it.start(filled)
@@ -143,7 +145,7 @@ def merging(it: Campaign, account: str, number: int) -> bool:
 def repairing(it: Campaign, account: str, number: int) -> bool:
     """The node whose disk has lost messages of which its clock knows, and which takes them back."""
     filled, source, _ = _roles(it)
-    with bulk(it, account, number, at=source, count=SOME) as box:
+    with bulk(it, account, number, at=source, count=SOME, may_differ=True) as box:
         it.check(account)
         it.kill(filled)
         digest = it.disk(filled).digest
@@ -153,7 +155,7 @@ def repairing(it: Campaign, account: str, number: int) -> bool:
         since = it.log_size(filled)
         it.start(filled)
         until(lambda: MERGES in it.said(filled, since), f"{filled} repairs")
-        it.pause(0.15)
+        it.pause(0.1)
         it.kill(filled)
         disk = it.disk(filled)
         it.start(filled)
@@ -293,7 +295,7 @@ def migrating(it: Campaign, account: str, number: int) -> bool:
         arguments = given.pop("arguments")
         with starting(it.folder(name), *arguments, **given) as process:
             until(lambda: MIGRATES in it.said(name, since), f"{name} migrates its store")
-            it.pause(0.05)
+            it.pause(0.03)
             process.kill()
         left = it.disk(name).format
         it.start(name)

@@ -24,6 +24,7 @@ from tests.load import (
     read,
 )
 from tests.nodes import READY, starting
+from tests.stepwise import PROGRAM
 
 ROUNDS_AN_ACCOUNT = 10  # so that what is read after each kill stays small
 
@@ -58,7 +59,7 @@ def opening(it: Campaign, account: str, number: int) -> bool:
     with starting(it.folder(victim), *arguments, **given) as process:
         maps = Path(f"/proc/{process.pid}/maps")
         until(lambda: "data.mdb" in maps.read_text(), f"{victim} opens its data file")
-        it.pause(0.03)
+        it.pause(0.01)
         process.kill()
         process.wait()
         assert process.stdout is not None
@@ -84,7 +85,7 @@ PHASES: dict[str, Phase] = {
 }
 
 _TAKE_SNAPSHOTS = {"being filled", "serving a snapshot", "merging", "repairing"}
-_TRIES = 5
+_TRIES = 10
 """Kills more in a phase that was never hit, before that counts as a failure."""
 
 
@@ -109,11 +110,12 @@ def run(
     seed: int,
     *,
     phases: Sequence[str] = tuple(PHASES),
+    program: Sequence[str] = PROGRAM,
     say: Callable[[str], None] = lambda _: None,
 ) -> Campaign:
     """So many kills, in these phases in turn.  Raises AssertionError also if one of them was never hit."""
     begun = time.monotonic()
-    with Campaign(folder, seed) as it:
+    with Campaign(folder, seed, program) as it:
         number = 0
         while number < kills or (missed := _missed(it, phases[:kills])):
             name = phases[number % len(phases)] if number < kills else missed[0]

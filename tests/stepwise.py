@@ -43,7 +43,7 @@ def announced(text: str, work: Callable[P, T]) -> Callable[P, T]:
 def main() -> int:
     housekeeping.HOUSE_S = 0.2  # type: ignore[attr-defined]
     replica.MAX_ROWS_CLEARED = 20  # type: ignore[attr-defined]
-    serving.BATCH_BYTES = 32 * 1024  # type: ignore[attr-defined]
+    serving.BATCH_BYTES = 16 * 1024  # type: ignore[attr-defined]
     Replica.merge = announced(MERGES, Replica.merge)  # type: ignore[method-assign]
     migrations.MIGRATIONS[OLD] = announced(MIGRATES, migration())
     return cli.main(sys.argv[1:])
