@@ -33,6 +33,9 @@ KEEP_MB = 0.25
 """How much of its log a node keeps for one that is away: more than any load writes meanwhile, less than what
 is written where a snapshot is wanted."""
 
+MISSED = ""
+"""Where a kill hit that did not hit what it was meant for."""
+
 _DIVERGED = "different digests"
 
 
@@ -69,6 +72,8 @@ class Campaign:
         """In each phase."""
         self.hits: Counter[str] = Counter()
         """Those of them that hit what they were meant for."""
+        self.moments: Counter[tuple[str, str]] = Counter()
+        """These, by where they hit."""
 
     def __enter__(self) -> Campaign:
         for name in NAMES:

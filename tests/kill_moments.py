@@ -19,7 +19,7 @@ from crdtmail.crdt.delta import MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.limits import MIB
 from tests import endings, old_stores
-from tests.campaign import BOXES, KEEP_MB, Campaign, covers, until
+from tests.campaign import BOXES, KEEP_MB, MISSED, Campaign, Disk, covers, until
 from tests.filling import lose_messages
 from tests.load import Load, deliver, load
 from tests.nodes import starting
@@ -74,7 +74,7 @@ def add(it: Campaign, client: Client, to: Bulk, prefix: str, count: int) -> None
 # Snapshots ----------------------------------------------------------------------------------------------
 
 
-def being_filled(it: Campaign, account: str, number: int) -> bool:
+def being_filled(it: Campaign, account: str, number: int) -> str:
     """The node that takes over a snapshot.  It must go on with what had come."""
     filled, source, _ = _roles(it)
     it.kill(filled)
@@ -91,12 +91,12 @@ def being_filled(it: Campaign, account: str, number: int) -> bool:
         before = disk.staged.get(box.id, 0)
         it.start(filled)
         if covers(disk.clock, target):
-            return False
+            return MISSED
         _went_on(it, filled, target, MANY - before + slack)
-        return is_there is not None and before > slack
+        return "some are staged" if is_there is not None and before > slack else MISSED
 
 
-def serving(it: Campaign, account: str, number: int) -> bool:
+def serving(it: Campaign, account: str, number: int) -> str:
     """The node that gives a snapshot.  Who takes it must go on with what had come, from whomever."""
     filled, source, other = _roles(it)
     it.kill(filled)
@@ -117,10 +117,10 @@ def serving(it: Campaign, account: str, number: int) -> bool:
             assert filling is not None
             _went_on(it, filled, target, MANY - filling["messagesStaged"] + slack, since=killed_at)
         assert box.ids
-        return is_hit and filling is not None and filling["messagesStaged"] > slack
+        return "some are staged" if filling and is_hit and filling["messagesStaged"] > slack else MISSED
 
 
-def merging(it: Campaign, account: str, number: int) -> bool:
+def merging(it: Campaign, account: str, number: int) -> str:
     """The node that merges a snapshot into what it has written alone."""
     filled, source, _ = _roles(it)
     with bulk(it, account, number, at=source, count=SOME) as box:
@@ -139,10 +139,10 @@ def merging(it: Campaign, account: str, number: int) -> bool:
             it.kill(filled)
         disk = it.disk(filled)
         it.start(filled)
-        return not covers(disk.clock, target) or bool(disk.staged)
+        return _hit_of_a_merge(disk, is_merged=covers(disk.clock, target))
 
 
-def repairing(it: Campaign, account: str, number: int) -> bool:
+def repairing(it: Campaign, account: str, number: int) -> str:
     """The node whose disk has lost messages of which its clock knows, and which takes them back."""
     filled, source, _ = _roles(it)
     with bulk(it, account, number, at=source, count=SOME, may_differ=True) as box:
@@ -155,11 +155,17 @@ def repairing(it: Campaign, account: str, number: int) -> bool:
         since = it.log_size(filled)
         it.start(filled)
         until(lambda: MERGES in it.said(filled, since), f"{filled} repairs")
-        it.pause(0.1)
+        it.pause(0.04)
         it.kill(filled)
         disk = it.disk(filled)
         it.start(filled)
-        return disk.digest != digest or bool(disk.staged)
+        return _hit_of_a_merge(disk, is_merged=disk.digest == digest)
+
+
+def _hit_of_a_merge(disk: Disk, *, is_merged: bool) -> str:
+    if not is_merged:
+        return "before it is committed"
+    return "before all staged is cleared" if disk.staged else MISSED
 
 
 def _roles(it: Campaign) -> tuple[str, str, str]:
@@ -253,7 +259,7 @@ def _delivering(it: Campaign, account: str, prefix: str, name: str) -> Iterator[
 # Pruning ------------------------------------------------------------------------------------------------
 
 
-def pruning(it: Campaign, account: str, number: int) -> bool:
+def pruning(it: Campaign, account: str, number: int) -> str:
     """A node that takes off its log what it had kept for another one, which is back."""
     away, pruned, other = _roles(it)
     it.kill(away)
@@ -276,13 +282,13 @@ def pruning(it: Campaign, account: str, number: int) -> bool:
         it.kill(pruned)
     lsns = it.disk(pruned).log
     it.start(pruned)
-    return 0 < len(lsns) < full
+    return "some are pruned" if 0 < len(lsns) < full else MISSED
 
 
 # Migrations ---------------------------------------------------------------------------------------------
 
 
-def migrating(it: Campaign, account: str, number: int) -> bool:
+def migrating(it: Campaign, account: str, number: int) -> str:
     """A node that starts with a store of the older format.  Killed, it has that one whole, or today's."""
     name, source, _ = _roles(it)
     with bulk(it, account, number, at=source, count=SOME):
@@ -299,7 +305,7 @@ def migrating(it: Campaign, account: str, number: int) -> bool:
             process.kill()
         left = it.disk(name).format
         it.start(name)
-        return bool(left == old_stores.OLD)
+        return "before it is committed" if left == old_stores.OLD else MISSED
 
 
 def _a_moment(it: Campaign) -> None:

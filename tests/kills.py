@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests import kill_moments
-from tests.campaign import Campaign, until
+from tests.campaign import MISSED, Campaign, until
 from tests.load import (
     WRITERS,
     Load,
@@ -28,15 +28,15 @@ from tests.stepwise import PROGRAM
 
 ROUNDS_AN_ACCOUNT = 10  # so that what is read after each kill stays small
 
-Phase = Callable[[Campaign, str, int], bool]
-"""One kill, in this account, with this number: gets the nodes to it, and the dead one back to life; whether
-it hit what it was meant for."""
+Phase = Callable[[Campaign, str, int], str]
+"""One kill, in this account, with this number: gets the nodes to it, and the dead one back to life; where it
+hit, or `MISSED`."""
 
 
 def under(*works: Work) -> Phase:
     """A node is killed while clients do all of this to it."""
 
-    def phase(it: Campaign, account: str, number: int) -> bool:
+    def phase(it: Campaign, account: str, number: int) -> str:
         victim = it.chance.choice(tuple(it.nodes))
         others = [it.nodes[other] for other in it.others(victim)]
         with load(Load(account, it.nodes[victim], others, it.ledger), works, str(number)) as clients:
@@ -44,12 +44,12 @@ def under(*works: Work) -> Phase:
             it.pause(0.02)  # somewhere between two answers, also in a commit
             it.kill(victim)
         it.start(victim)
-        return True
+        return "before an answer"
 
     return phase
 
 
-def opening(it: Campaign, account: str, number: int) -> bool:
+def opening(it: Campaign, account: str, number: int) -> str:
     """A node is killed when it has its data file and is not yet in service."""
     victim = it.chance.choice(tuple(it.nodes))
     it.kill(victim)
@@ -63,9 +63,9 @@ def opening(it: Campaign, account: str, number: int) -> bool:
         process.kill()
         process.wait()
         assert process.stdout is not None
-        is_hit = READY.search(process.stdout.read().decode()) is None
+        is_ready = READY.search(process.stdout.read().decode()) is not None
     it.start(victim)
-    return is_hit
+    return MISSED if is_ready else "before it listens"
 
 
 PHASES: dict[str, Phase] = {
@@ -89,19 +89,20 @@ _TRIES = 10
 """Kills more in a phase that was never hit, before that counts as a failure."""
 
 
-def kill(it: Campaign, number: int, name: str) -> bool:
+def kill(it: Campaign, number: int, name: str) -> None:
     """Kill a node in this phase, start it again, and hold all three against what was answered."""
     account = f"user{number // ROUNDS_AN_ACCOUNT}"
     it.prepare(account)
     before = it.fillings()
-    is_hit = PHASES[name](it, account, number)
+    hit = PHASES[name](it, account, number)
     it.check(account, may_differ=name == "repairing")
     if name not in _TAKE_SNAPSHOTS:
         taken = {node: last for node, last in it.fillings().items() if last not in (None, before[node])}
         assert not taken, f"snapshots were taken over, though every log reached back: {taken}"
     it.kills[name] += 1
-    it.hits[name] += is_hit
-    return is_hit
+    if hit != MISSED:
+        it.hits[name] += 1
+        it.moments[name, hit] += 1
 
 
 def run(

@@ -43,7 +43,11 @@ def _kills(options: argparse.Namespace, folder: Path) -> object:
 
     phases = options.phase or list(kills.PHASES)
     it = kills.run(folder, options.kills, options.seed, phases=phases, say=_say)
-    return ", ".join(f"{phase}: {it.hits[phase]} hits of {it.kills[phase]}" for phase in phases)
+    return "\n".join(
+        f"{phase}: {it.hits[phase]} hits of {it.kills[phase]} kills: "
+        + ", ".join(f"{count} {where}" for (of, where), count in it.moments.items() if of == phase)
+        for phase in phases
+    )
 
 
 def _power(options: argparse.Namespace, folder: Path) -> object:
