@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from crdtmail.applying import Editor
 from crdtmail.crdt.clock import ReplicaId
-from crdtmail.crdt.delta import Account
+from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import EMPTY, MessageId
 from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
 from crdtmail.gossip.filling import Filling, fill
@@ -115,12 +115,20 @@ def perform(steps: Steps[Any], store: Store, ask: Callable[[Call], Reply] | None
 
 
 def lose_a_message(txn: Transaction, account: Account, id: str | None = None) -> None:
-    """Take a message out of the account's first mailbox as no replica would: a disk has lost it."""
+    """Take a message out of the account's first mailbox: this one, or the first."""
+    tables = Tables(txn)
+    mailbox, box = next(iter(tables.mailboxes(account)))
+    lose_messages(
+        txn, account, mailbox, [MessageId(id) if id is not None else next(tables.messages(box.number))[1]]
+    )
+
+
+def lose_messages(txn: Transaction, account: Account, mailbox: MailboxId, ids: Iterable[MessageId]) -> None:
+    """Take messages out of a mailbox as no replica would: a disk has lost them."""
     tables = WritableTables(txn)
     head = tables.head()
     head.lsn = Lsn(head.lsn + 1)
-    mailbox, box = next(iter(tables.mailboxes(account)))
-    lost = MessageId(id) if id is not None else next(tables.messages(box.number))[1]
     with Editor(tables, head, account, mailbox) as editor:
-        editor.replace(lost, editor.get(lost), EMPTY)
+        for lost in ids:
+            editor.replace(lost, editor.get(lost), EMPTY)
     tables.put_head(head)
