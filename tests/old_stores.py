@@ -1,9 +1,8 @@
 """Stores of the format before today's, for tests that migrate: the one place that knows how they are made.
 
-As long as no format has gone out of use, the older one is made up: each record of the log, the messages and
-their index ends with a mark, which the migration takes off again.  So a store that is migrated in part, or
-twice, cannot be read.  When `store/migrations.py` has a real step from `OLD` on, `make_old` becomes whatever
-makes a store of that format, and `migration` that step.
+The older format is made up, for no real one changes so many records that a process can be killed among them:
+each record of the log, the messages and their index ends with a mark, which the migration takes off again.  So
+a store that is migrated in part, or twice, cannot be read.  The real steps have `test_migrations`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ def make_old(folder: Path) -> None:
 
     def work(txn: Transaction) -> None:
         for table in _MARKED:
-            txn.put_many(table, [(key, value + _MARK) for key, value in list(txn.scan(table, b""))])
+            for key, value in list(txn.scan(table, b"")):
+                txn.put(table, key, value + _MARK)
         txn.put(Table.META, b"format", OLD.to_bytes(4, "big"))
 
     with closing(LmdbStore(folder)) as store:

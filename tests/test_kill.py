@@ -48,8 +48,7 @@ PLANTED = {
         "the snapshot began anew",
         """
 def compare(self, txn, attempt, compare=Replica.compare):
-    while staging.clear(WritableTables(txn)):
-        pass
+    staging.discard(WritableTables(txn))
     return compare(self, txn, attempt)
 
 Replica.compare = compare
@@ -59,7 +58,7 @@ Replica.compare = compare
         "merging",
         "raises an alarm|do not become equal",
         """
-def merge(self, txn, comparison, theirs, *, is_repair, merge=Replica.merge):
+def merge(self, txn, attempt, comparison, theirs, *, is_repair, merge=Replica.merge):
     tables = WritableTables(txn)
     head = tables.head()
     before = self.__dict__.pop("before", None)
@@ -70,7 +69,7 @@ def merge(self, txn, comparison, theirs, *, is_repair, merge=Replica.merge):
         return False
     head.clock = before.join(Clock({r: seq for r, seq in head.clock.items() if r == self.id}))
     tables.put_head(head)
-    return merge(self, txn, comparison, theirs, is_repair=is_repair)
+    return merge(self, txn, attempt, comparison, theirs, is_repair=is_repair)
 
 Replica.merge = merge
 """,
@@ -79,8 +78,8 @@ Replica.merge = merge
         "repairing",
         "are lost",
         """
-def merge(self, txn, comparison, theirs, *, is_repair, merge=Replica.merge):
-    return merge(self, txn, comparison, theirs, is_repair=False)
+def merge(self, txn, attempt, comparison, theirs, *, is_repair, merge=Replica.merge):
+    return merge(self, txn, attempt, comparison, theirs, is_repair=False)
 
 Replica.merge = merge
 """,
