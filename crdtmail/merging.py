@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from crdtmail.applying import Editor, Rehoming, alive_digest, reapply, rehoming, unseen_keywords
+from crdtmail.applying import (
+    Editor,
+    Rehoming,
+    alive_digest,
+    moved_instances,
+    reapply,
+    rehoming,
+    unseen_keywords,
+)
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump
 from crdtmail.crdt.delta import Account, MailboxId
@@ -35,7 +43,7 @@ class Merged(NamedTuple):
     """What a merge leaves to be done: keywords that are to follow messages which others have moved."""
 
     accounts: set[Account]
-    followed: list[tuple[Account, Dot, Rehoming]]
+    followed: list[tuple[Account, Rehoming]]
 
 
 class _Left(NamedTuple):
@@ -135,15 +143,12 @@ class _Merging:
         tables.put_directory(account, directory.state())
         self._head.digest ^= before.digest ^ digest
 
-    def followed(self) -> Iterator[tuple[Account, Dot, Rehoming]]:
+    def followed(self) -> Iterator[tuple[Account, Rehoming]]:
         """Where messages that left with keywords unseen are now, in what these had not seen either."""
         for account, id, keywords, seen in self._left:
-            for mailbox, box in self._tables.mailboxes(account):
-                uid = self._tables.uid(box.number, id)
-                stored = None if uid is None else self._tables.message(box.number, uid, id)
-                for instance in () if stored is None else stored.message.instances:
-                    if instance.is_moved and not seen.covers(instance.dot):
-                        yield account, Dot(*instance.dot), rehoming(mailbox, id, keywords)
+            for mailbox, moved in moved_instances(self._tables, account, id):
+                if not seen.covers(moved.dot):
+                    yield account, rehoming(Dot(*moved.dot), mailbox, id, keywords)
 
     def _note_lost(
         self,

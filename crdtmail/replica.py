@@ -200,7 +200,7 @@ class Replica:
         _check_replicas(head.clock.with_dot(delta.dot))
         self._touched.add(delta.account)
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
-        self._rehome(tables, delta.account, delta.dot, rehomings)
+        self._rehome(tables, delta.account, rehomings)
         return Outcome.APPLIED
 
     # Snapshots of other replicas ----------------------------------------------------------------------
@@ -242,11 +242,11 @@ class Replica:
             return False
         merged = merge(tables, head, comparison, theirs, replica=self.id, is_repair=is_repair)
         self._touched |= merged.accounts
-        followed: dict[tuple[Account, Dot], list[Rehoming]] = {}
-        for account, move, rehoming in merged.followed:
-            followed.setdefault((account, move), []).append(rehoming)
-        for (account, move), rehomings in followed.items():
-            self._rehome(tables, account, move, rehomings)
+        followed: dict[Account, list[Rehoming]] = {}
+        for account, rehoming in merged.followed:
+            followed.setdefault(account, []).append(rehoming)
+        for account, rehomings in followed.items():
+            self._rehome(tables, account, rehomings)
         return True
 
     def discard_staged(self, txn: Transaction) -> None:
@@ -611,16 +611,16 @@ class Replica:
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
-    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
-        """Put keywords after the messages that `move` took along unseen, in a delta of this replica's own."""
-        wanted: dict[tuple[MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
-        for mailbox, id, add, remove in rehomings:
+    def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
+        """Put keywords after the messages that moves took along unseen, in a delta of this replica's own."""
+        wanted: dict[tuple[Dot, MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
+        for move, mailbox, id, add, remove in rehomings:
             for change in _within_limits(add, remove):
-                wanted.setdefault((mailbox, *change), {})[id] = None
-        moved = Clock.of([move])  # the instances that the move has made, and no others
+                wanted.setdefault((move, mailbox, *change), {})[id] = None
         operations = [
-            Keywords(mailbox, tuple(block), add, remove, moved)
-            for (mailbox, add, remove), ids in wanted.items()
+            # The context is the instances that the move has made, and no others.
+            Keywords(mailbox, tuple(block), add, remove, Clock.of([move]))
+            for (move, mailbox, add, remove), ids in wanted.items()
             for block in _blocks(list(ids), _REHOMED_AT_ONCE)
         ]
         for some in _blocks(operations, _REHOMINGS_AT_ONCE):

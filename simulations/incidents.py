@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -203,7 +204,7 @@ def _stranger(world: World, action: actions.Stranger) -> None:
     if machine is None or machine.is_paused:
         return
     before, is_filling = machine.gossip.refusals.faults, machine.gossip.filling is not None
-    request = _strange(world, machine, action.what)
+    request = replace(_strange(world, machine, action.what), protocol=machine.protocol)
 
     def answered(outcome: Reply | Exception) -> None:
         if isinstance(outcome, PeerUnreachable) or machine.disk.may_fail(outcome):  # type: ignore[arg-type]

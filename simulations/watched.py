@@ -111,8 +111,8 @@ class WatchedReplica(Replica):
             self.notes.insert(place, Filled(before, after, tuple(self._followed)))
         return merged
 
-    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
-        super()._rehome(tables, account, move, rehomings)
+    def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
+        super()._rehome(tables, account, rehomings)
         self._followed += [(account, each.mailbox, each.id) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:

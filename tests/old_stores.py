@@ -1,8 +1,8 @@
 """Stores of the format before today's, for tests that migrate: the one place that knows how they are made.
 
 The older format is made up, for no real one changes so many records that a process can be killed among them:
-each record of the log, the messages and their index ends with a mark, which the migration takes off again.  So
-a store that is migrated in part, or twice, cannot be read.  The real steps have `test_migrations`.
+each record of the log, the messages and their index ends with a mark, which the migration takes off again.
+So a store that is migrated in part, or twice, cannot be read.  The real steps have `test_migrations`.
 """
 
 from __future__ import annotations

@@ -767,6 +767,22 @@ def test_flags_that_follow_many_messages_take_one_delta() -> None:
     assert two.clock[two.replica.id] - before == 1
 
 
+def test_a_flag_that_came_after_the_move_follows_although_its_author_hears_of_the_move_by_snapshot() -> None:
+    one, two, box = pair()
+    archive = one.create("Archive")
+    one.add(box, "a")
+    two.hear(one)
+    one.move(box, archive, ids("a"))
+    two.mark(box, ids("a"), add=["$flagged"])
+    one.do(lambda replica, txn: replica.prune(txn, one.clock, KEEP_ALL))
+    one.hear(two)
+    fill(two, one)
+    exchange(one, two)
+    for master in (one, two):
+        assert master.keywords(archive) == {"a": {"$flagged"}}
+    assert same(one, two)
+
+
 def test_a_clock_that_nobody_could_be_told_is_not_merged() -> None:
     one, two, _ = pair()
     one.do(lambda _, txn: raise_clock(txn, MAX_REPLICAS))
