@@ -159,9 +159,10 @@ class _Application:
     def _follow(self, ids: list[MessageId], keywords: set[str]) -> None:
         """Put keywords of another replica on messages that have been moved away meanwhile, if that replica
         may not hear of the move by its delta any more, for then it cannot do it itself."""
-        for id in ids:
+        cut = self._tables.cut() if ids else Clock()
+        for id in ids if cut else ():
             for mailbox, moved in moved_instances(self._tables, self._delta.account, id):
-                if self._tables.lsn_of(Dot(*moved.dot)) is None:
+                if cut.covers(moved.dot):
                     self.rehomings.append(rehoming(Dot(*moved.dot), mailbox, id, keywords))
 
     def _update_directory(self, operation: DirectoryUpdate) -> None:

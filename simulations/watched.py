@@ -34,6 +34,8 @@ class Received(NamedTuple):
     account: Account
     seen: Clock
     size: int
+    followed: tuple[tuple[Account, MailboxId, MessageId], ...] = ()
+    """The messages that keywords of the other replica were put after, because it may not hear of the move."""
 
 
 class Filled(NamedTuple):
@@ -86,18 +88,20 @@ class WatchedReplica(Replica):
     ) -> None:
         super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
-        self._followed: list[tuple[Account, MailboxId, MessageId]] = []
+        self._followed: list[tuple[Dot, tuple[Account, MailboxId, MessageId]]] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
         place = len(self.notes)
+        self._followed.clear()
         try:
             outcome = super().receive(txn, delta, data)
         except CrdtmailError:
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
-            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data)))
+            followed = tuple(message for move, message in self._followed if move != delta.dot)
+            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data), followed))
         return outcome
 
     def merge(
@@ -108,12 +112,12 @@ class WatchedReplica(Replica):
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
             after = before if is_repair else before.join(theirs)
-            self.notes.insert(place, Filled(before, after, tuple(self._followed)))
+            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed)))
         return merged
 
     def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
         super()._rehome(tables, account, rehomings)
-        self._followed += [(account, each.mailbox, each.id) for each in rehomings]
+        self._followed += [(each.move, (account, each.mailbox, each.id)) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)

@@ -72,7 +72,7 @@ _STAGED = msgspec.msgpack.Decoder(
     tuple[int, int, _Entries, int, list[int] | None, int, int, int, int, _Entries]
 ).decode
 _STAGED_DIRECTORY = msgspec.msgpack.Decoder(tuple[int, _Entries, int, bytes]).decode
-_DOUBTS = msgspec.msgpack.Decoder(_Entries).decode
+_ENTRIES = msgspec.msgpack.Decoder(_Entries).decode
 _ACCOUNT = msgspec.msgpack.Decoder(tuple[int, int, _Entries]).decode
 _MAILBOX = msgspec.msgpack.Decoder(tuple[int, _Entries, int, int, int, int, int, int, int]).decode
 _INSTANCES = msgspec.msgpack.Decoder(tuple[Instance, ...]).decode
@@ -236,7 +236,12 @@ class Tables:
         """Ids that this node had and may have used for other deltas than others know under them; behind each
         the last sequence number of which that is not so."""
         record = self._rows.get(Table.META, b"doubts")
-        return {} if record is None else _DOUBTS(record)
+        return {} if record is None else _ENTRIES(record)
+
+    def cut(self) -> Clock:
+        """Deltas that were taken off the log although members may lack them: these never get them as such."""
+        record = self._rows.get(Table.META, b"cut")
+        return Clock() if record is None else Clock(_ENTRIES(record))
 
     def peers(self) -> dict[ReplicaId, PeerRecord]:
         found = {}
@@ -439,6 +444,9 @@ class WritableTables(Tables):
 
     def put_doubts(self, doubts: dict[ReplicaId, int]) -> None:
         self._txn.put(Table.META, b"doubts", _pack(doubts))
+
+    def put_cut(self, cut: Clock) -> None:
+        self._txn.put(Table.META, b"cut", _pack(cut.entries))
 
     def put_head(self, head: Head) -> None:
         fields = (
