@@ -159,8 +159,10 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _retire(options: argparse.Namespace) -> int:
-    answer = _client(options).request("POST", f"/v1/members/{quote(options.member, safe='')}/retire", {})
-    screen.out.print(f"retired {', '.join(answer['retired'])}; every node hears of it", markup=False)
+    path = f"/v1/members/{quote(options.member, safe='')}/retire"
+    answer = _client(options).request("POST", path, {"force": options.force})
+    retired = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
+    screen.out.print(f"retired {retired}; every node hears of it", markup=False)
     return 0
 
 
@@ -393,6 +395,7 @@ def _parser() -> argparse.ArgumentParser:
     retire = _client_parser(
         commands, "retire", "say that a member is gone for good: nothing is kept for it any more", _retire
     )
+    retire.add_argument("--force", action="store_true", help="also if it was heard of a moment ago")
     retire.add_argument("member", help="its name, or its replica as `status` shows it")
 
     verify = _client_parser(

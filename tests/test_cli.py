@@ -292,7 +292,13 @@ def test_a_node_ends_quietly_and_at_once_also_while_clients_wait(
     assert watching.returncode == 3
     assert said.startswith(f"crdtmail: the node at {it.address} does not answer: ")
     assert len(said.splitlines()) == 1
-    assert (tmp_path / "node.log").read_text() == ""
+    log = [line.partition(" INFO ")[2] for line in (tmp_path / "node.log").read_text().splitlines()]
+    assert [line.partition(": ")[2].partition(":")[0] for line in log] == [
+        "started",
+        "no tokens",
+        "stopping",
+        "stopped",
+    ]
 
 
 def test_what_is_no_node_is_called_so(tmp_path: Path) -> None:

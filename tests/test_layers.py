@@ -21,7 +21,7 @@ LAYERS = [
     {"replica"},
     {"effects"},
     {"gossip"},
-    {"service"},
+    {"service", "namesakes", "journal"},
     {"node"},
     {"config"},
     {"security"},
@@ -41,7 +41,7 @@ IMPORTERS = {
     "uvloop": {"daemon.py"},
     "rich": {"screen.py"},
 }
-PURE = {"crdt", "gossip", "effects.py", "service.py", "replica.py", "applying.py", "views.py"}
+PURE = {"crdt", "gossip", "effects.py", "service.py", "namesakes.py", "replica.py", "applying.py", "views.py"}
 IMPURE = {
     "asyncio",
     "threading",

@@ -116,13 +116,12 @@ class _Api:
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
-        member = request.match_info["member"]
-        gossip = self._node.gossip
-        found = [r for r, heard in gossip.peers.heard.items() if member in (heard.name, f"{r:016x}")]
-        if not found:
-            raise NotFound(f"no member is known as {member!r}")
-        await self._node.retire(found)
-        return _json({"retired": [f"{replica:016x}" for replica in found]})
+        body = await json_object(request) if await request.read() else {}
+        only(body, {"force"})
+        force = boolean(body.get("force", False), "force")
+        found = await self._node.retire(request.match_info["member"], force=force)
+        heard = self._node.gossip.peers.heard
+        return _json({"retired": [{"replica": f"{r:016x}", "name": heard[r].name} for r in found]})
 
     async def accounts(self, request: web.Request) -> web.Response:
         """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""

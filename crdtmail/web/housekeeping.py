@@ -1,4 +1,4 @@
-"""What a node does now and then: prune its log, give up old snapshots, name members that are silent."""
+"""What a node does now and then: prune its log, give up old snapshots, name silent members and namesakes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from crdtmail.errors import RequestError, StoreError
 from crdtmail.limits import HOUSE_S, SILENT_S
 from crdtmail.node import Node
+from crdtmail.web.status import twins
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +21,14 @@ async def keep_house(node: Node) -> None:
             await node.keep_house()
         except (StoreError, RequestError) as error:
             log.warning("housekeeping is put off: %s", error)
-        silent = {member.name: member for member in node.gossip.silent_members(SILENT_S)}
-        for name in silent.keys() - named:
-            days = (node.now() - silent[name].at) / 86_400
-            log.warning(
-                "member %s is silent for %.1f days; the log is kept for it.  Mend it, or: crdtmail retire %s",
-                name,
-                days,
-                name,
-            )
-        named = set(silent)
+        wrong = set(twins(node))
+        for replica, member in node.gossip.peers.members(node.gossip.retired).items():
+            if node.now() - member.at > SILENT_S:
+                wrong.add(
+                    f"member {member.name} is silent for more than {SILENT_S / 86_400:.0f} day(s); the log "
+                    f"is kept for it.  Mend it, or: crdtmail retire {replica:016x}"
+                )
+        for text in sorted(wrong - named):
+            log.warning("%s", text)
+        named = wrong
         await asyncio.sleep(HOUSE_S)

@@ -39,6 +39,11 @@ class Service:
         self._guard = guard
         self._talks = talks
 
+    @property
+    def lets_in_everybody(self) -> bool:
+        """Whether clients need no token."""
+        return self._guard.access.tokens is None
+
     def change(self, addresses: Sequence[str], access: Access) -> None:
         """Go on with these peers, and let in whom `access` lets in."""
         before, self._guard.access = self._guard.access, access

@@ -8,7 +8,7 @@ from typing import Any
 import crdtmail
 from crdtmail.crdt.clock import Clock
 from crdtmail.gossip.session import Session
-from crdtmail.limits import SILENT_S
+from crdtmail.limits import ALONE_S, SILENT_S
 from crdtmail.node import Node
 from crdtmail.store.interface import Table
 from crdtmail.store.tables import Tables
@@ -66,12 +66,14 @@ async def node_status(node: Node, guard: Guard) -> dict[str, Any]:
     for address, session in node.gossip.peers.sessions.items():
         if session.peer is not None and session.peer.name == node.name:
             alarms.append(f"{address} has this node's name, {node.name}: give each node one of its own")
-    for silent in node.gossip.silent_members(SILENT_S):
-        days = (node.now() - silent.at) / 86_400
-        alarms.append(
-            f"member {silent.name} is silent for {days:.1f} days, and the log grows for it: mend it, or say "
-            f"that it is gone for good: crdtmail retire {silent.name}"
-        )
+    for replica, member in counting.items():
+        if (silent_s := node.now() - member.at) > SILENT_S:
+            alarms.append(
+                f"member {member.name} ({replica:016x}) is silent for {silent_s / 86_400:.1f} days, and the "
+                f"log grows for it: mend it, or say that it is gone for good: crdtmail retire {replica:016x}"
+            )
+    alarms += _alarms_of_peers(node)
+    alarms += twins(node)
     return {
         "replica": f"{node.replica.id:016x}",
         "name": node.name,
@@ -86,6 +88,39 @@ async def node_status(node: Node, guard: Guard) -> dict[str, Any]:
         "unauthenticated": {"requests": guard.refused, "last": guard.last_refusal},
         "peers": peers,
     }
+
+
+def twins(node: Node) -> list[str]:
+    """Nodes that call themselves the same."""
+    return [
+        f"{len(replicas)} nodes call themselves {name} ({', '.join(f'{each:016x}' for each in replicas)}): "
+        "a cloned data folder?  Stop one, or give each a name of its own"
+        for name, replicas in node.namesakes().items()
+    ]
+
+
+def _alarms_of_peers(node: Node) -> list[str]:
+    """What stops exchange with a peer until somebody mends it, or with all of them."""
+    sessions, troubles = node.gossip.peers.sessions, node.troubles
+    found = [
+        f"{address} and this node do not let each other in: {sessions[address].last_error}"
+        for address, trouble in troubles.items()
+        if trouble.is_mistrust and address in sessions
+    ]
+    failing = [
+        node.now() - session.failing_since
+        for address, session in sessions.items()
+        if session.failing_since is not None and not _waits(node, address)
+    ]
+    if failing and len(failing) == len(sessions) and min(failing) > ALONE_S:
+        found.append(f"nothing was exchanged with any peer for {min(failing):.0f} s")
+    return found
+
+
+def _waits(node: Node, address: str) -> str | None:
+    """What a peer that is well waits for, if this node cannot take anything from it just now."""
+    trouble = node.troubles.get(address)
+    return None if trouble is None else trouble.waits
 
 
 def _filling(node: Node) -> dict[str, Any] | None:
@@ -116,16 +151,18 @@ def _last_filling(node: Node) -> dict[str, Any] | None:
 
 
 def _peer(node: Node, address: str, session: Session, lag: dict[str, Any] | None) -> dict[str, Any]:
-    failing = session.failing_since
+    waits = _waits(node, address)
+    failing = session.failing_since if waits is None else None
     return {
         "address": address,
         "replica": None if session.peer is None else f"{session.peer.replica:016x}",
         "name": None if session.peer is None else session.peer.name,
-        "reachable": failing is None and session.peer is not None,
+        "reachable": waits is not None or (failing is None and session.peer is not None),
         "lag": lag,
         "lastHeardSeconds": _age(node, session.heard_at),
         "failingSeconds": _age(node, failing),
-        "error": session.last_error,
+        "error": session.last_error if waits is None else None,
+        "waits": waits,
         "diverged": session.diverged,
     }
 
