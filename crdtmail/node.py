@@ -102,6 +102,7 @@ class Node:
                 chance=chance,
                 now=self.now,
             )
+        self._is_new = not self.head.clock
         self.journal = Journal(self.gossip)
         self.troubles: dict[str, Trouble] = {}
         """Of the peers with which the last conversation came to nothing, by address."""
@@ -128,6 +129,14 @@ class Node:
     def head(self) -> Head:
         """What is durable."""
         return self.gossip.head
+
+    @property
+    def is_taking_over_all(self) -> bool:
+        """Whether this is a new node that takes over its first snapshot: until it has, whoever reads its
+        mailboxes would believe that the mail is gone."""
+        own = (self.replica.id,)
+        self._is_new = self._is_new and all(replica in own for replica in self.head.clock)
+        return self._is_new and self.gossip.filling is not None
 
     def now(self) -> float:
         """Seconds on a clock that nobody sets."""

@@ -672,6 +672,7 @@ def test_whatever_a_client_sends_is_no_error_of_the_node(tmp_path: Path) -> None
             for method, path, data in requests:
                 before = it.node.head
                 answer = await it.ask(method, path, data=data)
+                after = it.node.head  # which housekeeping may change too, but nothing that is replicated
                 counts[answer.status] += 1
                 assert answer.status in {200, 201, 304, 400, 403, 404, 405, 409, 413, 503}, (
                     method,
@@ -680,7 +681,15 @@ def test_whatever_a_client_sends_is_no_error_of_the_node(tmp_path: Path) -> None
                 )
                 if answer.status >= 400:
                     assert method == "HEAD" or answer.problem in PROBLEMS, (method, path, data, answer)
-                    assert it.node.head == before, (method, path, data)
+                    assert (after.lsn, after.clock, after.digest) == (
+                        before.lsn,
+                        before.clock,
+                        before.digest,
+                    ), (
+                        method,
+                        path,
+                        data,
+                    )
                 if answer.status == 503:
                     assert answer.headers["Retry-After"]
             assert counts.keys() >= {200, 201, 400, 404, 405, 409}, "the requests reach what they are to test"

@@ -12,10 +12,10 @@ from crdtmail.gossip.filling import Filling
 from crdtmail.security.access import Access
 from crdtmail.web import status as status_module
 from crdtmail.web.guard import Guard
-from tests.nodes import MESH, Running, cluster, run, until
+from tests.nodes import MESH, Running, cluster, run, single, until
 from tests.secured import certified, secret_file, serving
 from tests.small_disk import small_disk
-from tests.test_api import add, prepared
+from tests.test_api import ALICE, INBOX, add, prepared
 
 PAIR = {"mx1": ["mx2"], "mx2": ["mx1"]}
 
@@ -147,5 +147,42 @@ def test_peers_that_do_not_let_each_other_in_are_an_alarm_at_once(tmp_path: Path
                 guard = Guard(Access(), "life", node.now)
                 (said,) = (await status_module.node_status(node, guard))["alarms"]
                 assert said.startswith(f"{address} and this node do not let each other in: ")
+
+    run(test())
+
+
+def test_a_new_node_shows_no_mailboxes_before_it_has_taken_over_all(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            assert (await it.ask("GET", ALICE)).body["mailboxes"] == []
+            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            delivery = {"messages": [{"id": "m1", "size": 1}]}
+            for method, path, body in (
+                ("GET", ALICE, None),
+                ("GET", INBOX, None),
+                ("GET", f"{INBOX}/changes?since=x", None),
+                ("GET", "/v1/accounts/alice/scripts", None),
+                ("POST", f"{INBOX}/messages", delivery),
+            ):
+                answer = await it.ask(method, path, body)
+                assert (answer.status, answer.problem) == (503, "not-yet"), path
+                assert answer.headers["Retry-After"]
+            assert (await it.ask("GET", "/v1/accounts/alice/digests")).status == 200
+            assert (await it.ask("POST", ALICE, {"name": "INBOX"})).status == 201
+            assert (await it.ask("POST", f"{INBOX}/messages", delivery)).status == 201
+            assert (await it.ask("GET", INBOX)).status == 503, "one message is not all"
+            it.node.gossip.filling = None
+            assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
+
+    run(test())
+
+
+def test_a_node_that_has_mail_goes_on_showing_it_while_it_takes_over_a_snapshot(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1")
+        async with single(tmp_path) as it:
+            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
 
     run(test())
