@@ -93,8 +93,10 @@ def routes(node: Node) -> list[web.RouteDef]:
 
 
 def token_middleware(node: Node) -> Any:
-    """A request that carries a token is answered from a state at least as new as the token, and one about mail
-    only from a state that is whole."""
+    """A request that carries a token is answered from a state at least as new as the token.
+
+    One about mail is answered from a state that is whole.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
