@@ -61,7 +61,7 @@ class Trouble:
     """Why the last conversation with a peer came to nothing, as far as it is known beside its error."""
 
     waits: str | None = None
-    """What it waits for, where the peer is well and this node cannot take anything just now."""
+    """What it waits for, where nobody is at fault and one of the two cannot take anything just now."""
     is_mistrust: bool = False
     """The peer and this node do not know each other, by certificate or secret."""
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from crdtmail.gossip.filling import Filling
 from crdtmail.security.access import Access
 from crdtmail.web import status as status_module
+from crdtmail.web.gossip_server import SENDER
 from crdtmail.web.guard import Guard
 from tests.nodes import MESH, Running, cluster, run, single, until
 from tests.secured import certified, secret_file, serving
@@ -184,5 +186,35 @@ def test_a_node_that_has_mail_goes_on_showing_it_while_it_takes_over_a_snapshot(
         async with single(tmp_path) as it:
             it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
             assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
+
+    run(test())
+
+
+def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def busy(request: web.Request) -> web.Response:
+        told = {"detail": "a snapshot of http://mx3:7420 is being taken over"}
+        return web.json_response(told, status=400, headers={SENDER: "00000000000000ff"})
+
+    async def test() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", busy)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with serving(tmp_path / "mx2", peers=(address,)) as (second, _):
+                node = second.node
+                await until(lambda: bool(node.troubles), "the call comes to nothing")
+                shown = await status_module.node_status(node, Guard(Access(), "life", node.now))
+                (peer,) = shown["peers"]
+                assert peer["waits"] == "it takes over a snapshot of another node"
+                assert (peer["error"], peer["failingSeconds"]) == (None, None)
+                assert address not in caplog.text
+        finally:
+            await runner.cleanup()
 
     run(test())

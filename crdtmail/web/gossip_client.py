@@ -75,6 +75,7 @@ class _Talk:
         self._caller = Caller(node.now)
         self._is_answered = False
         self._is_mistrusted = False
+        self._is_filling = False
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
@@ -113,6 +114,8 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
+        if self._is_filling:
+            return Trouble("it takes over a snapshot of another node")
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
         if node.is_full:
@@ -127,7 +130,7 @@ class _Talk:
 
         Raises PeerError with the peer's reason otherwise, PeerUnreachable if there is no answer.
         """
-        self._is_answered = self._is_mistrusted = False
+        self._is_answered = self._is_mistrusted = self._is_filling = False
         try:
             reply = await self._posted(call)
             if reply is None:
@@ -173,6 +176,9 @@ class _Talk:
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
             self._is_mistrusted = response.status == 401
+            # Nothing but its words tells a peer that is busy from one that finds fault; only what is shown
+            # depends on them.
+            self._is_filling = response.status == 400 and _reason(answer).endswith("is being taken over")
             refusal = UnknownProtocol if response.status == 404 else PeerError
             raise refusal(f"the peer answered {response.status}: {_reason(answer)}")
 

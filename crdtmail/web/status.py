@@ -118,7 +118,7 @@ def _alarms_of_peers(node: Node) -> list[str]:
 
 
 def _waits(node: Node, address: str) -> str | None:
-    """What a peer that is well waits for, if this node cannot take anything from it just now."""
+    """What a peer that is well waits for, if it or this node cannot take anything just now."""
     trouble = node.troubles.get(address)
     return None if trouble is None else trouble.waits
 
