@@ -19,6 +19,7 @@ from crdtmail import limits
 from crdtmail.security import tokens
 from crdtmail.security.tokens import Scope
 from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
+from tests.secured import certified
 
 ALICE = "alice@example.org"
 
@@ -181,6 +182,22 @@ def test_verify_says_which_node_does_not_know_the_token(node: NodeProcess, tmp_p
         (tmp_path / "token").write_text(text)
         good = crdtmail("--token-file", str(tmp_path / "token"), "--node", second.address, "status")
         assert good.returncode == 0, good.stderr
+
+
+def test_who_asks_in_the_wrong_way_is_told_the_right_one(node: NodeProcess, tmp_path: Path) -> None:
+    files = certified(tmp_path / "certs", "mx2")
+    settings = tmp_path / "tls.toml"
+    settings.write_text(
+        f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
+    )
+    with node_process(tmp_path / "mx2", "--config", str(settings)) as second:
+        unknown = crdtmail("status", "--node", second.address)
+        assert (unknown.returncode, "--ca FILE or $CRDTMAIL_CA" in unknown.stderr) == (3, True)
+        assert crdtmail("status", "--node", second.address, "--ca", str(files.ca)).returncode == 0
+        clear = crdtmail("status", "--node", second.address.replace("https", "http"))
+        assert (clear.returncode, "ask it with https://" in clear.stderr) == (3, True), clear.stderr
+    secured = crdtmail("status", "--node", node.address.replace("http", "https"))
+    assert (secured.returncode, "ask it with http://" in secured.stderr) == (3, True), secured.stderr
 
 
 def test_a_peer_that_is_late_is_told_to_who_asks_for_it(node: NodeProcess, tmp_path: Path) -> None:
