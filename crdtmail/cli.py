@@ -1,7 +1,8 @@
 """The command line.  Says what is wrong in one sentence, never with a traceback.
 
 Exit codes: 0 done; 1 refused, or `verify` or `check` found something; 2 a command line or configuration that
-cannot be followed; 3 a node that does not answer; 4 a store that failed.
+cannot be followed, or nothing to compare; 3 a node that does not answer; 4 a store that failed; 5 a node
+that does not know the token.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import crdtmail
 from crdtmail import config, screen, upkeep
-from crdtmail.client import Client, Credentials, Unreachable
+from crdtmail.client import Client, Credentials, NotLetIn, Unreachable
 from crdtmail.commands import certs, tokens
 from crdtmail.crdt.names import check_account
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
@@ -25,7 +27,15 @@ from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 _PROGRESS_S = 0.2
-_EXIT = {Unreachable: 3, StoreError: 4, StoreFull: 4, ConfigError: 2, SourceError: 2}
+_NOTHING_COMPARED, _NO_ANSWER, _NOT_LET_IN = 2, 3, 5
+_EXIT = {
+    Unreachable: _NO_ANSWER,
+    NotLetIn: _NOT_LET_IN,
+    StoreError: 4,
+    StoreFull: 4,
+    ConfigError: 2,
+    SourceError: 2,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,15 +162,17 @@ def _import(options: argparse.Namespace) -> int:
     from crdtmail.importing import import_mail
 
     table = screen.table("mailbox", ">added", ">already there")
-    for folder in import_mail(_client(options), options.account, options.path):
+    for folder in import_mail(_client(options), options.account, options.path, into=options.into):
         table.add_row(folder.folder, str(folder.added), str(folder.present))
     screen.out.print(table)
     return 0
 
 
 def _retire(options: argparse.Namespace) -> int:
-    answer = _client(options).request("POST", f"/v1/members/{quote(options.member, safe='')}/retire", {})
-    screen.out.print(f"retired {', '.join(answer['retired'])}; every node hears of it", markup=False)
+    path = f"/v1/members/{quote(options.member, safe='')}/retire"
+    answer = _client(options).request("POST", path, {"force": options.force})
+    retired = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
+    screen.out.print(f"retired {retired}; every node hears of it", markup=False)
     return 0
 
 
@@ -194,6 +206,9 @@ def _status(options: argparse.Namespace) -> int:
             f"{filling['messagesStaged']:,} of at most {filling['messagesThere']:,} messages",
             markup=False,
         )
+    lagging = [] if options.max_lag is None else list(_lagging(status, options.max_lag))
+    for late in lagging:
+        screen.out.print(f"LATE: {late}", markup=False, style="bold red")
     table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")
     for peer in status["peers"]:
         lag = peer["lag"]
@@ -206,15 +221,8 @@ def _status(options: argparse.Namespace) -> int:
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
         )
     screen.out.print(table if status["peers"] else "no peers are configured")
-    addressed = {peer["replica"] for peer in status["peers"]}
-    for member in status["members"]:
-        if member["counts"] and member["replica"] not in addressed:
-            screen.out.print(
-                f"member {member['name']} ({member['replica']}) is no peer of this node; "
-                f"last heard {member['lastHeardSeconds']:.0f} s ago, "
-                f"{member['heldBack']} changes are kept in the log for it",
-                markup=False,
-            )
+    for member in _members_without_peer(status):
+        screen.out.print(member, markup=False)
     for peer in status["peers"]:
         if peer["error"]:
             screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
@@ -226,14 +234,39 @@ def _status(options: argparse.Namespace) -> int:
             f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}",
             markup=False,
         )
-    return 1 if status["alarms"] else 0
+    return 1 if status["alarms"] or lagging else 0
+
+
+def _members_without_peer(status: dict[str, Any]) -> Iterator[str]:
+    """The members that answer at no peer's address, and those that are gone for good."""
+    addressed = {peer["replica"] for peer in status["peers"]}
+    is_sure = "or has not answered yet" if None in addressed else "and learns of changes when it calls"
+    for member in status["members"]:
+        who = f"{member['name']} ({member['replica']})"
+        heard = f"last heard {member['lastHeardSeconds']:.0f} s ago"
+        if member["isRetired"]:
+            yield f"{who} is retired; {heard}"
+        elif member["counts"] and member["replica"] not in addressed:
+            kept = f"{member['heldBack']} changes are kept in the log for it"
+            yield f"member {who} is no peer of this node, {is_sure}; {heard}, {kept}"
+
+
+def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:
+    """The peers that lack something for longer than so many seconds, or of which it is not known."""
+    for peer in status["peers"]:
+        lag, who = peer["lag"], peer["name"] or peer["address"]
+        if lag is None:
+            yield f"how far {who} is behind is not known: it was never reached"
+        elif lag["seconds"] > most_s:
+            yield f"{who} is behind by {lag['deltas']} deltas for {lag['seconds']:.0f} s"
 
 
 def _verify(options: argparse.Namespace) -> int:
     from crdtmail.verify import verify
 
     addresses = list(dict.fromkeys(config.split_address(address) for address in options.address))
-    if not addresses:
+    are_all = not addresses
+    if are_all:
         status = _client(options).status()
         addresses = [_address(options), *(peer["address"] for peer in status["peers"])]
     verdict = verify(addresses, _credentials(options), timeout_s=options.timeout)
@@ -243,6 +276,11 @@ def _verify(options: argparse.Namespace) -> int:
     screen.out.print(table)
     for reason in verdict.unreachable.values():
         screen.out.print(f"UNREACHABLE: {reason}", markup=False)
+    for reason in verdict.refused.values():
+        screen.out.print(f"NOT LET IN: {reason}", markup=False)
+    if verdict.not_compared:
+        why = f"no peer of {verdict.nodes[0]['name']}" if are_all else "not named"
+        screen.out.print(f"not compared: {', '.join(verdict.not_compared)} ({why})", markup=False)
     for difference in verdict.differences:
         values = ", ".join(
             f"{node['name']} {digest or 'does not have it'}"
@@ -258,10 +296,12 @@ def _verify(options: argparse.Namespace) -> int:
     if verdict.agrees:
         if len(verdict.nodes) == 1:
             screen.out.print("There is one node alone: nothing to compare")
-        else:
-            screen.out.print(f"{len(verdict.nodes)} nodes agree on {verdict.accounts} account(s)")
-        return 0
-    return 1 if verdict.nodes and not verdict.unreachable else 3
+            return _NOTHING_COMPARED
+        screen.out.print(f"{len(verdict.nodes)} nodes agree on {verdict.accounts} account(s)")
+        return _NO_ANSWER if are_all and verdict.not_compared else 0
+    if verdict.refused:
+        return _NOT_LET_IN
+    return 1 if verdict.nodes and not verdict.unreachable else _NO_ANSWER
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -278,11 +318,14 @@ def _client(options: argparse.Namespace) -> Client:
 
 
 def _credentials(options: argparse.Namespace) -> Credentials:
-    return Credentials.find(os.environ, token_file=options.token_file, ca=options.ca)
+    token_file, ca = getattr(options, "token_file", None), getattr(options, "ca", None)
+    return Credentials.find(os.environ, token_file=token_file, ca=ca)
 
 
 def _address(options: argparse.Namespace) -> str:
-    return config.split_address(options.node)
+    """Where the node is, whether that stands before the command or behind it."""
+    given = getattr(options, "node", None) or os.environ.get("CRDTMAIL_NODE")
+    return config.split_address(given or _DEFAULT_NODE)
 
 
 def _selection(options: argparse.Namespace) -> dict[str, object]:
@@ -313,13 +356,16 @@ def _pointer(keyword: str) -> str:
     return keyword.replace("~", "~0").replace("/", "~1")
 
 
-def _peer_state(peer: dict[str, object]) -> str:
+def _peer_state(peer: dict[str, Any]) -> str:
     if peer["diverged"]:
         return "DIVERGED"
+    if peer["waits"]:
+        return f"waits ({peer['waits']})"
     if peer["reachable"]:
         return "ok"
-    failing = peer["failingSeconds"]
-    return "never reached" if peer["name"] is None else f"failing for {failing:.0f} s"
+    if peer["failingSeconds"] is None:
+        return "not reached yet"
+    return f"{'failing' if peer['name'] else 'never reached'} for {peer['failingSeconds']:.0f} s"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -329,6 +375,7 @@ def _parser() -> argparse.ArgumentParser:
         "also while they are cut off from each other.",
     )
     parser.add_argument("--version", action="version", version=f"crdtmail {crdtmail.__version__}")
+    _add_node_to_ask(parser)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     node = commands.add_parser(
@@ -363,6 +410,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("mailbox", help="its name, like INBOX or Archive/2026")
 
     flag = _client_parser(commands, "flag", "add and remove flags", _flag)
+    flag.usage = "crdtmail flag [OPTIONS] ACCOUNT MAILBOX MESSAGES CHANGE ...    (in this order)"
     flag.add_argument("--ids", action="store_true", help="MESSAGES are message ids, with commas between")
     flag.add_argument("account", type=_account)
     flag.add_argument("mailbox")
@@ -383,11 +431,23 @@ def _parser() -> argparse.ArgumentParser:
     expunge.add_argument("messages", nargs="?", help="UIDs like 1:5,9,20:*; without: all that are \\Deleted")
 
     importing = _client_parser(commands, "import", "import a Maildir tree or an mbox file", _import)
+    importing.add_argument(
+        "--into",
+        metavar="MAILBOX",
+        help="where the mail of an mbox file goes; without: what the file is called like, or the INBOX for "
+        "one in /var/mail",
+    )
     importing.add_argument("account", type=_account)
     importing.add_argument("path", type=Path, help="a Maildir (with its subfolders) or an mbox file")
 
     status = _client_parser(
         commands, "status", "say how a node and its peers are; exit code 1 on an alarm", _status
+    )
+    status.add_argument(
+        "--max-lag",
+        type=_seconds,
+        metavar="SECONDS",
+        help="exit code 1 also if a peer lacks something for longer than this",
     )
     status.add_argument(
         "--progress", action="store_true", help="first show a bar while the node takes over a snapshot"
@@ -396,6 +456,7 @@ def _parser() -> argparse.ArgumentParser:
     retire = _client_parser(
         commands, "retire", "say that a member is gone for good: nothing is kept for it any more", _retire
     )
+    retire.add_argument("--force", action="store_true", help="also if it was heard of a moment ago")
     retire.add_argument("member", help="its name, or its replica as `status` shows it")
 
     verify = _client_parser(
@@ -433,20 +494,30 @@ def _client_parser(
     command: Callable[[argparse.Namespace], int],
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    _add_node_to_ask(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_node_to_ask(parser: argparse.ArgumentParser) -> None:
+    """These may stand before the command or behind it, so neither place has a default of its own."""
     parser.add_argument(
         "--node",
-        default=os.environ.get("CRDTMAIL_NODE", _DEFAULT_NODE),
+        default=argparse.SUPPRESS,
         metavar="URL",
         help=f"the node to ask ($CRDTMAIL_NODE, else {_DEFAULT_NODE})",
     )
     parser.add_argument(
         "--token-file",
         type=Path,
+        default=argparse.SUPPRESS,
         metavar="FILE",
         help="holds the token to show ($CRDTMAIL_TOKEN_FILE; $CRDTMAIL_TOKEN is the token itself)",
     )
     parser.add_argument(
-        "--ca", type=Path, metavar="FILE", help="whose certificates to believe with https ($CRDTMAIL_CA)"
+        "--ca",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="whose certificates to believe with https ($CRDTMAIL_CA)",
     )
-    parser.set_defaults(command=command)
-    return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,10 @@ class Refused(CrdtmailError):
         super().__init__(message)
         self.status = status
         self.type = type
+
+
+class NotLetIn(Refused):
+    """The node does not know who asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Client:
         self, address: str, credentials: Credentials | None = None, *, timeout_s: float = TIMEOUT_S
     ) -> None:
         self.address = address
-        shown = credentials or Credentials()
+        self._shown = shown = credentials or Credentials()
         parts = urlsplit(address)
         self._headers = {} if shown.token is None else {"Authorization": f"Bearer {shown.token}"}
         self._connection = (
@@ -148,7 +153,9 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise Unreachable(f"the node at {self.address} does not answer: {reason}") from error
+            raise Unreachable(
+                f"the node at {self.address} does not answer: {reason}{self._advice(error)}"
+            ) from error
         try:
             document = json.loads(answer)
             if not isinstance(document, dict):
@@ -157,8 +164,33 @@ class Client:
             raise self._no_node() from None
         if response.status >= 400:
             kind = str(document.get("type", "")).removeprefix("/problems/")
+            if response.status == 401:
+                raise NotLetIn(401, kind, self._how_to_get_in())
             raise Refused(response.status, kind, str(document.get("detail") or document.get("title")))
         return document
+
+    def _how_to_get_in(self) -> str:
+        if self._shown.token is None:
+            return (
+                f"a token is needed at {self.address}: --token-file FILE or $CRDTMAIL_TOKEN_FILE; "
+                "`crdtmail token create` makes one"
+            )
+        return (
+            f"the token is not known at {self.address}: one that was made while the node runs is known after "
+            "a reload (SIGHUP), and one of another node only if tokens.json was copied from there"
+        )
+
+    def _advice(self, error: Exception) -> str:
+        """What to do about a connection that is refused because one side speaks TLS and the other does not,
+        or does not believe the other's certificate."""
+        is_https = self.address.startswith("https:")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "" if self._shown.ca else "; name the authority that signed it: --ca FILE or $CRDTMAIL_CA"
+        if is_https and isinstance(error, ssl.SSLError):
+            return "; if it has no certificate, ask it with http://"
+        if not is_https and isinstance(error, ConnectionResetError | http.client.BadStatusLine):
+            return "; if it has a certificate ([tls]), ask it with https://"
+        return ""
 
     def _no_node(self) -> Unreachable:
         return Unreachable(f"what answers at {self.address} is no crdtmail node")

@@ -11,12 +11,13 @@ import logging
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import uvloop
 
+from crdtmail import __version__
 from crdtmail.config import Config
 from crdtmail.errors import ConfigError, StoreError
 from crdtmail.node import Node
@@ -69,6 +70,20 @@ async def running(config: Config) -> AsyncIterator[tuple[Node, int]]:
         yield service.node, service.port
 
 
+_AT_START = {
+    "name": ("name",),
+    "data": ("data",),
+    "listen": ("host", "port"),
+    "[gossip]": ("timing",),
+    "[log]": ("keep",),
+}
+"""The settings that a node which runs does not take, with where they are in its configuration."""
+
+
+def _differs(fields: Iterable[str], one: Config, other: Config) -> bool:
+    return any(getattr(one, field) != getattr(other, field) for field in fields)
+
+
 def reload(service: Service, config: Config, load: Callable[[], Config]) -> None:
     """Go on with the peers, tokens, secret and certificates that the configuration has now.
 
@@ -81,8 +96,8 @@ def reload(service: Service, config: Config, load: Callable[[], Config]) -> None
     except ConfigError as error:
         log.error("the configuration is not taken, and nothing is changed: %s", error)
         return
-    if new != changed:
-        log.warning("name, data, listen and [gossip] are taken at the next start only")
+    if waiting := [name for name, setting in _AT_START.items() if _differs(setting, new, changed)]:
+        log.warning("changed, but taken at the next start only: %s", ", ".join(waiting))
     service.change(changed.peers, let_in)
     log.info("the configuration is read again: %d peer(s)", len(changed.peers))
 
@@ -107,6 +122,9 @@ async def _run(load: Callable[[], Config], ready: Callable[[Node, int], None]) -
     async with in_service(config) as service:
         node = service.node
         ready(node, service.port)
+        log.info("started: crdtmail %s, node %s, replica %016x", __version__, node.name, node.replica.id)
+        if service.lets_in_everybody:
+            log.info("no tokens: every user of this machine may read and change all mailboxes")
         stopped = asyncio.create_task(stop.wait())
         failed = asyncio.create_task(node.failed.wait())
         while not (stopped.done() or failed.done()):
@@ -120,3 +138,5 @@ async def _run(load: Callable[[], Config], ready: Callable[[Node, int], None]) -
         failed.cancel()
         if node.failure is not None:
             raise StoreError(f"stopped, because {node.failure}")
+        log.info("stopping: what was begun is brought to its end")
+    log.info("stopped")

@@ -101,6 +101,20 @@ class AlreadyExists(RequestError):
     title = "That name is taken"
 
 
+class StillHeard(RequestError):
+    """What is said to be gone was heard of a moment ago."""
+
+    status = 409
+    type = "still-heard"
+    title = "That member is alive"
+
+
+class Ambiguous(RequestError):
+    status = 409
+    type = "ambiguous"
+    title = "That name stands for several"
+
+
 class Forbidden(RequestError):
     status = 403
     type = "forbidden"
@@ -151,11 +165,11 @@ class TooLarge(RequestError):
 
 
 class NotYet(RequestError):
-    """This node has not yet applied everything that the client has already seen."""
+    """This node has not yet applied everything that the client has already seen, or anything at all."""
 
     status = 503
     type = "not-yet"
-    title = "This node has not caught up with your token yet"
+    title = "This node has not caught up yet"
 
 
 class Overloaded(RequestError):

@@ -14,10 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 from crdtmail.client import Client, Refused
+from crdtmail.errors import SourceError
 from crdtmail.screen import progress
 from crdtmail.sources import SourceFolder, SourceMessage, message_id, open_source
 
 _BATCH = 1000
+_SPOOLS = (Path("/var/mail"), Path("/var/spool/mail"))
+"""Where an mbox file is called like its user, and is the INBOX."""
 
 
 @dataclass(slots=True)
@@ -29,9 +32,18 @@ class Imported:
     present: int = 0
 
 
-def import_mail(client: Client, account: str, path: Path) -> list[Imported]:
-    """Import every folder below `path`.  Raises SourceError, Unreachable, Refused."""
+def import_mail(client: Client, account: str, path: Path, *, into: str | None = None) -> list[Imported]:
+    """Import every folder below `path`; an mbox file `into` that mailbox.
+
+    Raises SourceError, Unreachable, Refused.
+    """
     folders = open_source(path)
+    if into is None and path.is_file() and path.absolute().parent in _SPOOLS:
+        into = "INBOX"
+    if into is not None:
+        if not path.is_file():
+            raise SourceError(f"{path}: only an mbox file goes into one mailbox; a Maildir has its own")
+        folders = [replace(folder, name=into) for folder in folders]
     results = []
     with progress() as bar:
         task = bar.add_task("reading", total=sum(folder.message_count for folder in folders))

@@ -253,5 +253,16 @@ SILENT_S: Final = 3600.0
 """A member of which nothing was heard for so long is named in alarms and the log: longer than any reboot or
 upgrade.  A busy cluster fills the log that is kept for it (`log.keep_mb`) in some hours."""
 
+NAMESAKE_S: Final = 300.0
+"""Two replicas of one name that were both heard within so long are two nodes.  Longer than the pause between
+two exchanges of a large cluster, short enough that the alarm ends soon after one of them is stopped."""
+
+ALIVE_S: Final = 60.0
+"""Who was heard of within so long is not retired without force: longer than the pause between two exchanges,
+short enough that a server which was just stopped can be retired soon."""
+
+ALONE_S: Final = 30.0
+"""When nothing was exchanged with any peer for so long, that is an alarm: longer than the restart of one."""
+
 SHUTDOWN_S: Final = 5.0
 """How long a stopping node lets requests that it has taken come to their end.  Long polls are cut."""

@@ -7,12 +7,14 @@ core knows it, before any steps go on.  What is to be done is decided in `servic
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
@@ -36,7 +38,10 @@ from crdtmail.effects import (
 )
 from crdtmail.errors import PeerError, Refusal, StoreError, StoreFull
 from crdtmail.gossip.conversation import Gossip
+from crdtmail.gossip.peers import Heard
 from crdtmail.gossip.session import Timing
+from crdtmail.journal import Journal
+from crdtmail.namesakes import Namesakes
 from crdtmail.replica import KEEP_ALL, Keep, Replica
 from crdtmail.service import Written
 from crdtmail.store.interface import Room, Snapshot, Store, Table, Transaction
@@ -45,9 +50,20 @@ from crdtmail.store.writer import Snapshotted, Writer
 
 T = TypeVar("T")
 Caller = Callable[[Call], Awaitable[Reply]]
+log = logging.getLogger(__name__)
 
 _READ_THREADS = 4
 _MOST_SHOWN = 64  # snapshots on their way from the writer; far fewer than LMDB's reader slots
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the last conversation with a peer came to nothing, as far as it is known beside its error."""
+
+    waits: str | None = None
+    """What it waits for, where nobody is at fault and one of the two cannot take anything just now."""
+    is_mistrust: bool = False
+    """The peer and this node do not know each other, by certificate or secret."""
 
 
 class Node:
@@ -66,9 +82,15 @@ class Node:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
+        with store.snapshot() as snapshot:
+            before = Tables(snapshot).replica()
         self.replica = Replica.open(
             store, lambda: ReplicaId(chance.getrandbits(64)), lambda: time.time_ns() // 1_000_000
         )
+        if before not in (None, self.replica.id):
+            log.warning(
+                "this data folder is a copy: new replica id %016x (was %016x)", self.replica.id, before
+            )
         with store.snapshot() as snapshot:
             tables = Tables(snapshot)
             self.gossip = Gossip(
@@ -82,6 +104,11 @@ class Node:
                 now=self.now,
                 cluster=cluster,
             )
+        self._is_new = not self.head.clock
+        self.journal = Journal(self.gossip)
+        self.troubles: dict[str, Trouble] = {}
+        """Of the peers with which the last conversation came to nothing, by address."""
+        self._namesakes = Namesakes()
         self.stopping = False
         self.keep = keep
         """How much of the log is kept for members that are away."""
@@ -109,6 +136,14 @@ class Node:
     def head(self) -> Head:
         """What is durable."""
         return self.gossip.head
+
+    @property
+    def is_taking_over_all(self) -> bool:
+        """Whether this is a new node that takes over its first snapshot: until it has, whoever reads its
+        mailboxes would believe that the mail is gone."""
+        own = (self.replica.id,)
+        self._is_new = self._is_new and all(replica in own for replica in self.head.clock)
+        return self._is_new and self.gossip.filling is not None
 
     def now(self) -> float:
         """Seconds on a clock that nobody sets."""
@@ -164,6 +199,8 @@ class Node:
         except StoreFull:
             self.not_written += 1
             raise
+        finally:
+            self.journal.look(is_full=self.is_full)
         self.written += 1
         return result
 
@@ -197,6 +234,7 @@ class Node:
         try:
             return await self.perform(self.gossip.answer(kind, sender, body, protocol))
         finally:
+            self.journal.look(is_full=self.is_full)
             self.progress.fire()
 
     async def converse(self, steps: Steps[None], call: Caller) -> None:
@@ -204,15 +242,29 @@ class Node:
         try:
             await self.perform(steps, call)
         finally:
+            self.journal.look(is_full=self.is_full)
             self.progress.fire()
 
     async def keep_house(self) -> None:
         """Prune the log and give up old snapshots: to be done now and then."""
         await self.perform(self.gossip.keep_house(self.keep))
 
-    async def retire(self, replicas: Iterable[ReplicaId]) -> None:
-        """These replicas are gone for good.  Raises Forbidden, NotFound."""
-        await self.perform(self.gossip.retire(replicas))
+    async def retire(self, member: str, *, force: bool) -> list[ReplicaId]:
+        """This member, a name or an id, is gone for good; the replicas that it was.
+
+        Raises NotFound, Ambiguous, Forbidden, StillHeard.
+        """
+        found = service.whom_to_retire(self.gossip, member, self.now(), force=force)
+        await self.perform(self.gossip.retire(found))
+        self.journal.look(is_full=self.is_full, asked=found)
+        return found
+
+    def namesakes(self) -> dict[str, list[ReplicaId]]:
+        """The names under which several nodes live, this one among them; to be asked now and then."""
+        peers = self.gossip.peers
+        living = {r: it for r, it in peers.heard.items() if r not in self.gossip.retired}
+        living[self.replica.id] = Heard(self.name, self.head.clock, self.now())
+        return self._namesakes.look(living, self.now())
 
     # Performing -----------------------------------------------------------------------------------------
 

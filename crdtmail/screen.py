@@ -40,8 +40,11 @@ def keyword(flag: str) -> str:
         return found
     try:
         return check_keyword(flag.lower())
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    except ValueError:
+        raise ConfigError(
+            f"{flag} is no flag: \\Seen, \\Answered, \\Flagged, \\Draft and \\Deleted are, and words of "
+            'visible ASCII without ( ) { ] % * " \\'
+        ) from None
 
 
 def table(*columns: str, title: str | None = None) -> Table:

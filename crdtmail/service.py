@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crdtmail.crdt.clock import Clock, Dot
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.effects import Steps, persist, persist_then_read, read, wait
-from crdtmail.errors import NotFound, NotYet
+from crdtmail.errors import Ambiguous, Forbidden, NotFound, NotYet, StillHeard
 from crdtmail.gossip.conversation import Gossip
+from crdtmail.limits import ALIVE_S
 from crdtmail.replica import Replica
 from crdtmail.store.interface import T, Transaction
 from crdtmail.store.tables import Mailbox, Tables
@@ -75,6 +76,35 @@ def wait_for_replicas(gossip: Gossip, dot: Dot, count: int, timeout_s: float) ->
     """Until `count` other replicas have the delta, or the time is over; how many have it."""
     yield from wait(lambda: gossip.peers.count_covering(dot) >= count, timeout_s)
     return gossip.peers.count_covering(dot)
+
+
+def whom_to_retire(gossip: Gossip, member: str, now: float, *, force: bool) -> list[ReplicaId]:
+    """The replicas that an operator means who calls `member`, a name or an id, gone for good.
+
+    Raises NotFound, Ambiguous, Forbidden for the node itself, StillHeard unless it is forced.
+    """
+    own, heard = gossip.replica.id, gossip.peers.heard
+    found = [r for r, it in heard.items() if r != own and member in (it.name, f"{r:016x}")]
+    if member in (gossip.name, f"{own:016x}"):
+        found.append(own)
+    if not found:
+        raise NotFound(f"no member is known as {member!r}")
+    left = [replica for replica in found if replica not in gossip.retired]
+    if len(left) > 1:
+        each = ", ".join(
+            f"{r:016x} ({'this node' if r == own else f'heard of {now - heard[r].at:.0f} s ago'})"
+            for r in sorted(left)
+        )
+        raise Ambiguous(f"{member} is the name of {len(left)} replicas; name one of them by its id: {each}")
+    for replica in left:
+        if replica == own:
+            raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
+        if now - heard[replica].at < ALIVE_S and not force:
+            raise StillHeard(
+                f"{heard[replica].name} ({replica:016x}) was heard of {now - heard[replica].at:.0f} s ago: "
+                "stop it first and wait a minute, or use force (--force) if you mean it"
+            )
+    return left or found
 
 
 def _mailbox(tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from crdtmail.client import Client, Credentials, Unreachable
+from crdtmail.client import Client, Credentials, Refused, Unreachable
 
 
 @dataclass(slots=True)
@@ -26,6 +26,10 @@ class Verdict:
 
     nodes: list[dict[str, Any]]
     unreachable: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """The nodes that do not let this client in, by address, and why."""
+    not_compared: list[str] = field(default_factory=list)
+    """The members that were not asked, by name: the nodes above know of them."""
     accounts: int = 0
     differences: list[Difference] = field(default_factory=list)
 
@@ -43,7 +47,8 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        return not self.unreachable and not self.differences and not self.damaged
+        """All that were asked; see `not_compared` for the others."""
+        return not (self.unreachable or self.refused or self.differences or self.damaged)
 
 
 def verify(addresses: Sequence[str], credentials: Credentials | None = None, *, timeout_s: float) -> Verdict:
@@ -59,6 +64,11 @@ def verify(addresses: Sequence[str], credentials: Credentials | None = None, *, 
                 clients.append(client)
             except Unreachable as error:
                 verdict.unreachable[address] = str(error)
+            except Refused as error:
+                if error.status not in (401, 403):
+                    raise
+                verdict.refused[address] = str(error)
+        verdict.not_compared = _not_compared(verdict)
         by_account = [{each["account"]: each["digest"] for each in client.accounts()} for client in clients]
         for account in sorted(set().union(*by_account)):
             verdict.accounts += 1
@@ -66,6 +76,17 @@ def verify(addresses: Sequence[str], credentials: Credentials | None = None, *, 
             if len(set(digests)) > 1:
                 verdict.differences += _compare(clients, account)
     return verdict
+
+
+def _not_compared(verdict: Verdict) -> list[str]:
+    """The members of which a node that answered knows, and which were not asked."""
+    asked = {node["replica"] for node in verdict.nodes}
+    without_answer = verdict.unreachable.keys() | verdict.refused.keys()
+    asked |= {
+        peer["replica"] for n in verdict.nodes for peer in n["peers"] if peer["address"] in without_answer
+    }
+    known = {each["replica"]: each["name"] for n in verdict.nodes for each in n["members"] if each["counts"]}
+    return sorted({name for replica, name in known.items() if replica not in asked})
 
 
 def _compare(clients: Sequence[Client], account: str) -> list[Difference]:

@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from crdtmail import limits
-from tests.nodes import NodeProcess, node_process
+from crdtmail.security import tokens
+from crdtmail.security.tokens import Scope
+from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
+from tests.secured import certified
 
 ALICE = "alice@example.org"
 
@@ -60,6 +64,8 @@ def test_a_maildir_is_imported_once_however_often_it_is_imported(node: NodeProce
     source = maildir(tmp_path)
     first = crdtmail("import", "--node", node.address, ALICE, str(source))
     assert first.returncode == 0, first.stderr
+    elsewhere = crdtmail("import", "--node", node.address, "--into", "Old", ALICE, str(source))
+    assert (elsewhere.returncode, "only an mbox file" in elsewhere.stderr) == (2, True)
     before = node.client().status()["clock"]
     again = crdtmail("import", "--node", node.address, ALICE, str(source))
     assert again.returncode == 0
@@ -129,7 +135,7 @@ def test_status_and_verify_tell_whether_nodes_agree(node: NodeProcess, tmp_path:
         assert "2 nodes agree on 1 account(s)" in agreeing.stdout
         assert "2 nodes agree" in crdtmail("verify", "--node", second.address).stdout
         twice = crdtmail("verify", node.address, node.address.removeprefix("http://"))
-        assert "one node alone" in twice.stdout
+        assert (twice.returncode, "one node alone" in twice.stdout) == (2, True)
     with node_process(tmp_path / "mx3", "--name", "mx3") as stranger:
         differing = crdtmail("verify", node.address, stranger.address)
         assert differing.returncode == 1
@@ -139,10 +145,95 @@ def test_status_and_verify_tell_whether_nodes_agree(node: NodeProcess, tmp_path:
     assert "UNREACHABLE" in unreachable.stdout
 
 
+def test_a_member_that_is_no_peer_is_not_said_to_agree(tmp_path: Path) -> None:
+    quick = str(write_timing(tmp_path))
+    with (
+        node_process(tmp_path / "mx1", "--name", "mx1", "--config", quick) as first,
+        node_process(tmp_path / "mx2", "--name", "mx2", "--config", quick, "--peer", first.address) as second,
+        node_process(tmp_path / "mx3", "--name", "mx3", "--config", quick, "--peer", first.address) as third,
+    ):
+        until(lambda: len(first.client().status()["members"]) == 2)
+        some = crdtmail("verify", "--node", first.address, first.address, second.address)
+        assert (some.returncode, "2 nodes agree" in some.stdout) == (0, True)
+        assert "not compared: mx3 (not named)" in some.stdout
+        until(lambda: second.client().status()["peers"][0]["name"] == "mx1")
+        mine = crdtmail("verify", "--node", first.address)
+        assert mine.returncode == 2, mine.stdout
+        assert "not compared: mx2, mx3 (no peer of mx1)" in mine.stdout
+        both = crdtmail("verify", "--node", second.address)
+        assert "not compared: mx3 (no peer of mx2)" in both.stdout
+        assert both.returncode == 3
+        assert third.process.poll() is None
+        shown = crdtmail("--node", first.address, "status")
+        assert "is no peer of this node, and learns of changes when it calls" in shown.stdout
+
+
+def test_verify_says_which_node_does_not_know_the_token(node: NodeProcess, tmp_path: Path) -> None:
+    text = tokens.create(tmp_path / "mx2", "me", list(Scope), ["*"], bytes(tokens.TOKEN_BYTES))
+    with node_process(tmp_path / "mx2", "--name", "mx2") as second:
+        bare = crdtmail("verify", node.address, second.address)
+        assert bare.returncode == 5
+        assert f"NOT LET IN: a token is needed at {second.address}: --token-file FILE" in bare.stdout
+        (tmp_path / "token").touch(0o600)
+        (tmp_path / "token").write_text(text[:-1] + "_")
+        wrong = crdtmail("status", "--token-file", str(tmp_path / "token"), "--node", second.address)
+        assert wrong.returncode == 5
+        assert f"the token is not known at {second.address}: one that was made while" in wrong.stderr
+        (tmp_path / "token").write_text(text)
+        good = crdtmail("--token-file", str(tmp_path / "token"), "--node", second.address, "status")
+        assert good.returncode == 0, good.stderr
+
+
+def test_who_asks_in_the_wrong_way_is_told_the_right_one(node: NodeProcess, tmp_path: Path) -> None:
+    files = certified(tmp_path / "certs", "mx2")
+    settings = tmp_path / "tls.toml"
+    settings.write_text(
+        f'[tls]\ncertificate = "{files.certificate}"\nkey = "{files.key}"\nca = "{files.ca}"\n'
+    )
+    with node_process(tmp_path / "mx2", "--config", str(settings)) as second:
+        unknown = crdtmail("status", "--node", second.address)
+        assert (unknown.returncode, "--ca FILE or $CRDTMAIL_CA" in unknown.stderr) == (3, True)
+        assert crdtmail("status", "--node", second.address, "--ca", str(files.ca)).returncode == 0
+        clear = crdtmail("status", "--node", second.address.replace("https", "http"))
+        assert (clear.returncode, "ask it with https://" in clear.stderr) == (3, True), clear.stderr
+    secured = crdtmail("status", "--node", node.address.replace("http", "https"))
+    assert (secured.returncode, "ask it with http://" in secured.stderr) == (3, True), secured.stderr
+
+
+def test_a_peer_that_is_late_is_told_to_who_asks_for_it(node: NodeProcess, tmp_path: Path) -> None:
+    with node_process(tmp_path / "mx2", "--name", "mx2", "--peer", "http://127.0.0.1:1") as second:
+        assert crdtmail("status", "--node", second.address).returncode == 0
+        late = crdtmail("status", "--node", second.address, "--max-lag", "60")
+        assert late.returncode == 1
+        assert "LATE: how far http://127.0.0.1:1 is behind is not known: it was never reached" in late.stdout
+    assert crdtmail("status", "--node", node.address, "--max-lag", "60").returncode == 0
+
+
+def test_retiring_asks_before_it_hits_a_member_that_is_alive(node: NodeProcess, tmp_path: Path) -> None:
+    with node_process(tmp_path / "mx2", "--name", "mx2", "--peer", node.address) as second:
+        until(lambda: bool(node.client().status()["members"]))
+        refused = crdtmail("retire", "--node", node.address, "mx2")
+        assert refused.returncode == 1
+        assert re.search(r"mx2 \([0-9a-f]{16}\) was heard of \d+ s ago: .*--force", refused.stderr)
+        replica = second.client().status()["replica"]
+    forced = crdtmail("retire", "--force", "--node", node.address, "mx2")
+    assert forced.stdout == f"retired mx2 ({replica}); every node hears of it\n"
+    assert f"mx2 ({replica}) is retired; last heard" in crdtmail("status", "--node", node.address).stdout
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("status", "--node", "http://127.0.0.1:1"), 3, "does not answer"),
+        (("--node", "http://127.0.0.1:1", "status"), 3, "http://127.0.0.1:1 does not answer"),
+        (("flag", "alice", "INBOX", "1", "+a\\b"), 2, "a\\b is no flag: \\Seen"),
         (("status", "--node", "ftp://x"), 2, "is no address of a node"),
         (("node", "--config", "/nowhere.toml"), 2, "cannot be read"),
         (("node", "--listen", "everywhere"), 2, "an address and a port were expected"),
@@ -208,6 +299,9 @@ def test_an_mbox_is_imported_once(node: NodeProcess, tmp_path: Path) -> None:
     assert [(m["receivedAt"], m["keywords"]) for m in messages] == [
         ("2026-11-24T06:51:41Z", {"$seen": True})
     ] * 3
+    into = crdtmail("import", "--into", "INBOX", *arguments[1:])
+    assert into.returncode == 0, into.stderr
+    assert node.client().mailbox(ALICE, "INBOX")["totalEmails"] == 3
 
 
 def test_two_copies_of_a_message_in_one_folder_are_both_imported(node: NodeProcess, tmp_path: Path) -> None:
@@ -292,7 +386,13 @@ def test_a_node_ends_quietly_and_at_once_also_while_clients_wait(
     assert watching.returncode == 3
     assert said.startswith(f"crdtmail: the node at {it.address} does not answer: ")
     assert len(said.splitlines()) == 1
-    assert (tmp_path / "node.log").read_text() == ""
+    log = [line.partition(" INFO ")[2] for line in (tmp_path / "node.log").read_text().splitlines()]
+    assert [line.partition(": ")[2].partition(":")[0] for line in log] == [
+        "started",
+        "no tokens",
+        "stopping",
+        "stopped",
+    ]
 
 
 def test_what_is_no_node_is_called_so(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ LAYERS = [
     {"replica"},
     {"effects"},
     {"gossip"},
-    {"service"},
+    {"service", "namesakes", "journal"},
     {"node"},
     {"config"},
     {"security"},
@@ -42,7 +42,7 @@ IMPORTERS = {
     "rich": {"screen.py"},
     "prometheus_client": {"web/metrics.py"},
 }
-PURE = {"crdt", "gossip", "effects.py", "service.py", "replica.py", "applying.py", "views.py"}
+PURE = {"crdt", "gossip", "effects.py", "service.py", "namesakes.py", "replica.py", "applying.py", "views.py"}
 IMPURE = {
     "asyncio",
     "threading",

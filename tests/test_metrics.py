@@ -250,7 +250,7 @@ def test_a_retired_member_is_named_nowhere(tmp_path: Path, caplog: pytest.LogCap
         async with single(tmp_path) as it:
             await prepared(it)
             silent_for(it.node, SILENT_S + 1)
-            await it.node.retire([PEER])
+            await it.node.retire(f"{PEER:016x}", force=False)
             assert tell_of_silence(it.node, {}) == {}
             now = await status(it)
             assert now["alarms"] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import shutil
 import stat
 from pathlib import Path
 
@@ -90,4 +91,25 @@ def test_a_damaged_authority_signs_nothing(tmp_path: Path) -> None:
     (tmp_path / "ca" / "ca.crt").write_text("nothing of the kind")
     with pytest.raises(ConfigError, match="holds no authority"):
         certificates.make(tmp_path, ["mx2"], [], NOW)
+    assert not (tmp_path / "mx2").exists()
+
+
+def test_a_certificate_that_is_renewed_keeps_its_names_and_addresses(tmp_path: Path) -> None:
+    hosts = ("--host", "mx1:10.0.0.1", "--host", "mx1:2001:db8::1")
+    made = crdtmail("certs", str(tmp_path), "mx1", "mx2", *hosts)
+    assert "at mx1, localhost, 127.0.0.1, ::1, 10.0.0.1, 2001:db8::1." in made.stdout
+    before = alternatives(read(tmp_path / "mx1" / "node.crt"))
+    shutil.rmtree(tmp_path / "mx1")
+    again = crdtmail("certs", str(tmp_path), "mx1", "--host", "mx1:mail.example.org")
+    assert again.returncode == 0, again.stderr
+    assert alternatives(read(tmp_path / "mx1" / "node.crt")) == before | {"mail.example.org"}
+
+
+def test_a_name_that_is_not_in_a_certificate_which_is_there_is_an_error(tmp_path: Path) -> None:
+    assert crdtmail("certs", str(tmp_path), "mx1").returncode == 0
+    before = (tmp_path / "mx1" / "node.crt").read_bytes()
+    refused = crdtmail("certs", str(tmp_path), "mx1", "mx2", "--host", "mx1:10.0.0.1")
+    assert refused.returncode == 2
+    assert "10.0.0.1 is not in mx1's certificate" in refused.stderr
+    assert (tmp_path / "mx1" / "node.crt").read_bytes() == before
     assert not (tmp_path / "mx2").exists()

@@ -220,7 +220,7 @@ def test_what_takes_a_restart_is_said_and_not_done(tmp_path: Path, caplog: pytes
     async def story() -> None:
         async with serving(tmp_path / "mx1") as (service, _):
             daemon.reload(service, config(tmp_path / "mx1"), lambda: config(tmp_path / "elsewhere"))
-            assert "at the next start only" in caplog.text
+            assert "changed, but taken at the next start only: name, data" in caplog.text
 
     run(story())
 
@@ -296,5 +296,5 @@ def test_a_node_with_certificates_says_https(tmp_path: Path) -> None:
         ca = ("--ca", str(files.ca))
         result: subprocess.CompletedProcess[str] = crdtmail("status", "--node", address, *ca)
         assert result.returncode == 0, result.stderr
-        assert crdtmail("verify", address, CRDTMAIL_CA=str(files.ca)).returncode == 0
+        assert "one node alone" in crdtmail("verify", address, CRDTMAIL_CA=str(files.ca)).stdout
         assert crdtmail("status", "--node", address).returncode == 3

@@ -69,6 +69,7 @@ class Session:
         self._hold_until = now
         self._unrelayed: tuple[Clock, float] | None = None
         self._relaying = False
+        self._takes_nothing = False
         self.protocol = PROTOCOL
         """The version of the protocol in which it has answered last."""
         self.peer: Position | None = None
@@ -146,7 +147,7 @@ class Session:
     def missed(self, now: float, clock: Clock) -> None:
         """The peer found a gap in a push and told us its clock: go on from there with everything it lacks."""
         if self._relaying and self.known.includes(clock):
-            self.failed(now, "the peer took none of what it lacks")
+            self.failed(now, "the peer takes no changes just now: it may be taking over a snapshot")
             return
         self._busy = None  # no success yet: a peer that never takes anything is tried ever more rarely
         self.heard_at = now
@@ -158,9 +159,9 @@ class Session:
         along is applied.  If it still has more, ask again at once."""
         pulled = not ours.clock.includes(theirs.clock)
         if pulled and all(after[replica] == ours.clock[replica] for replica in theirs.clock):
-            self.failed(now, "nothing of what it has and we lack could be applied yet")
+            self.failed(now, "the peer has changes that this node lacks, but could not send them yet")
             return
-        self._succeeded(now)
+        self._succeeded(now, has_all=theirs.clock.includes(ours.clock))
         self.known = theirs.clock
         self.met(ours, theirs)
         if self._unrelayed is not None and now >= self._unrelayed[1]:
@@ -181,6 +182,7 @@ class Session:
 
     def failed(self, now: float, reason: str) -> None:
         """The action came to nothing: back off, with jitter, up to the longest pause."""
+        self._takes_nothing |= isinstance(self._busy, Push)
         self._busy = None
         self._relaying = False
         pause = min(self._timing.last_retry_s, self._timing.first_retry_s * 2.0 ** min(self.failures, 30))
@@ -202,12 +204,15 @@ class Session:
         self.heard_at = now
         self.known = self.known.join(Clock.of(sent))
 
-    def _succeeded(self, now: float) -> None:
+    def _succeeded(self, now: float, *, has_all: bool = True) -> None:
+        """A peer that answers, but took nothing when it was sent something, fails until it has it."""
         self._busy = None
         self.heard_at = now
         self.failures = 0
-        self.last_error = None
-        self.failing_since = None
+        if has_all or not self._takes_nothing:
+            self._takes_nothing = False
+            self.last_error = None
+            self.failing_since = None
 
     def met(self, ours: Position, theirs: Position) -> None:
         """Equal clocks must mean equal digests; unequal clocks say nothing about them."""

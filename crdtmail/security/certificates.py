@@ -58,6 +58,21 @@ def make(
     return made
 
 
+def hosts(folder: Path) -> list[str]:
+    """The names and addresses in the certificate of the node with this folder.  Raises ConfigError."""
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / "node.crt").read_bytes())
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror}") from error
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise ConfigError(f"{folder} holds no certificate of a node: {error}") from error
+    return [
+        *found.get_values_for_type(x509.DNSName),
+        *map(str, found.get_values_for_type(x509.IPAddress)),
+    ]
+
+
 def _authority(folder: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     if not folder.exists():
         key = ec.generate_private_key(ec.SECP256R1())

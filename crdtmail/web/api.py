@@ -20,7 +20,7 @@ from crdtmail import views
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.names import check_account, check_script_name
-from crdtmail.errors import NotFound, RequestError, TooLarge
+from crdtmail.errors import NotFound, NotYet, RequestError, TooLarge
 from crdtmail.limits import (
     DEFAULT_PAGE,
     DEFAULT_WAIT_S,
@@ -96,13 +96,23 @@ def routes(node: Node) -> list[web.RouteDef]:
 
 
 def token_middleware(node: Node) -> Any:
-    """A request that carries a token is answered from a state at least as new as the token."""
+    """A request that carries a token is answered from a state at least as new as the token.
+
+    One about mail is answered from a state that is whole.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         token = request.headers.get(TOKEN) or request.query.get("token")
         if token:
             await node.wait_for_clock(decode_token(token), seconds(request, "tokenWait", DEFAULT_WAIT_S))
+        if node.is_taking_over_all and _is_of_mail(request):
+            if request.method in ("GET", "HEAD"):
+                raise NotYet("this node is new, and is taking over all mailboxes from another one")
+            try:
+                return await handler(request)
+            except NotFound as error:
+                raise NotYet(f"this node is new, and is taking over all mailboxes: {error}") from error
         return await handler(request)
 
     return middleware
@@ -124,13 +134,12 @@ class _Api:
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
-        member = request.match_info["member"]
-        gossip = self._node.gossip
-        found = [r for r, heard in gossip.peers.heard.items() if member in (heard.name, f"{r:016x}")]
-        if not found:
-            raise NotFound(f"no member is known as {member!r}")
-        await self._node.retire(found)
-        return _json({"retired": [f"{replica:016x}" for replica in found]})
+        body = await json_object(request) if await request.read() else {}
+        only(body, {"force"})
+        force = boolean(body.get("force", False), "force")
+        found = await self._node.retire(request.match_info["member"], force=force)
+        heard = self._node.gossip.peers.heard
+        return _json({"retired": [{"replica": f"{r:016x}", "name": heard[r].name} for r in found]})
 
     async def accounts(self, request: web.Request) -> web.Response:
         """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""
@@ -405,6 +414,13 @@ class _Api:
             return {"wanted": wanted, "replicas": 0, "reached": True}
         reached = await self._node.wait_for_replicas(written.dot, wanted, timeout_s)
         return {"wanted": wanted, "replicas": reached, "reached": reached >= wanted}
+
+
+def _is_of_mail(request: web.Request) -> bool:
+    """Whether it is about an account's mailboxes or scripts; digests are true of what is here."""
+    resource = request.match_info.route.resource
+    path = "" if resource is None else resource.canonical
+    return path.startswith(("/v1/accounts/{account}/mailboxes", "/v1/accounts/{account}/scripts"))
 
 
 def _account(request: web.Request) -> Account:

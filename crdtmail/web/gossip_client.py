@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+import ssl
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -13,8 +14,9 @@ import aiohttp
 
 from crdtmail.effects import Call, Reply
 from crdtmail.errors import PeerError, PeerUnreachable, Refusal, UnknownProtocol
+from crdtmail.gossip.filling import Filling
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
-from crdtmail.node import Node
+from crdtmail.node import Node, Trouble
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Caller, digest, sign_request
 from crdtmail.web.gossip_server import CBOR, DIGEST, NONCE, SENDER, SIGNATURE, TIME, path, sender_of
@@ -52,6 +54,7 @@ class Talks:
         wanted = list(addresses)
         for address in self._tasks.keys() - set(wanted):
             self._tasks.pop(address).cancel()
+            self._node.troubles.pop(address, None)
         self._node.gossip.change_peers(wanted)
         for address in wanted:
             if address not in self._tasks:
@@ -70,12 +73,15 @@ class _Talk:
         self._address = address
         self._http = http
         self._caller = Caller(node.now)
+        self._is_answered = False
+        self._is_mistrusted = False
+        self._is_filling = False
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
         node, address = self._node, self._address
         session = node.gossip.peers.sessions[address]
-        told = 0
+        told, is_named = 0, False
         while True:
             changed = node.progress.next()
             steps = node.gossip.converse(address)
@@ -87,17 +93,37 @@ class _Talk:
                 except TimeoutError:
                     pass
                 continue
-            was_failing = session.failing_since is not None
+            filling = node.gossip.filling
             await node.converse(steps, self._post)
-            if session.failing_since is not None and not was_failing:
-                log.warning("peer %s: %s", address, session.last_error)
-            if was_failing and session.failing_since is None:
-                log.info("peer %s: in touch again", address)
+            if session.failing_since is None:
+                node.troubles.pop(address, None)
+                if is_named:
+                    is_named = False
+                    log.info("peer %s: in touch again", address)
+            else:
+                node.troubles[address] = trouble = self._trouble(filling or node.gossip.filling)
+                if trouble.waits is None and not is_named:
+                    is_named = True
+                    log.warning("peer %s: %s", address, session.last_error)
             if session.divergences > told:
                 told = session.divergences
                 log.error(
                     "peer %s: equal clocks but different digests: one of the stores is damaged", address
                 )
+
+    def _trouble(self, filling: Filling | None) -> Trouble:
+        """Why the conversation that has just ended came to nothing."""
+        node = self._node
+        if self._is_filling:
+            return Trouble("it takes over a snapshot of another node")
+        if not self._is_answered:
+            return Trouble(is_mistrust=self._is_mistrusted)
+        if node.is_full:
+            peer = node.gossip.peers.sessions[self._address].peer
+            return Trouble(f"this node is full: nothing is taken from {peer.name if peer else 'it'}")
+        if filling is not None:
+            return Trouble(f"filling from {node.journal.source(filling.peer)}")
+        return Trouble()
 
     async def _post(self, call: Call) -> Reply:
         """The status (2xx or 409) and body of the answer.
@@ -105,6 +131,7 @@ class _Talk:
         Raises PeerError with the peer's reason otherwise, or ours if it cannot be believed; PeerUnreachable
         if there is no answer.
         """
+        self._is_answered = self._is_mistrusted = self._is_filling = False
         try:
             reply = await self._posted(call)
             if reply is None:
@@ -112,7 +139,10 @@ class _Talk:
         except aiohttp.ClientConnectorCertificateError as error:
             raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
         except (aiohttp.ClientError, OSError) as error:
+            causes = (error, error.__cause__, error.__context__)
+            self._is_mistrusted = any(isinstance(it, aiohttp.ClientSSLError | ssl.SSLError) for it in causes)
             raise PeerUnreachable(_cause(error)) from error
+        self._is_answered = True
         assert reply is not None, "the last attempt has a reply or raises"
         return reply
 
@@ -139,13 +169,19 @@ class _Talk:
             answer = await _read(response)
             if access.secret is not None:
                 given = [response.headers.get(name, "") for name in (TIME, SENDER, SIGNATURE)]
+                self._is_mistrusted = True
                 self._caller.check(
                     access.secret, nonce, response.status, given[0], given[1], answer, given[2]
                 )
+                self._is_mistrusted = False
                 if response.status == 401 and not is_last:
                     return None
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
+            self._is_mistrusted = response.status == 401
+            # Nothing but its words tells a peer that is busy from one that finds fault; only what is shown
+            # depends on them.
+            self._is_filling = response.status == 400 and _reason(answer).endswith("is being taken over")
             refusal = UnknownProtocol if response.status == 404 else PeerError
             raise refusal(f"the peer answered {response.status}: {_reason(answer)}", None)
 

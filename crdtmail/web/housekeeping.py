@@ -1,4 +1,4 @@
-"""What a node does now and then: prune its log, give up old snapshots, name members that are silent."""
+"""What a node does now and then: prune its log, give up old snapshots, name silent members and namesakes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from crdtmail.errors import RequestError, StoreError
 from crdtmail.limits import HOUSE_S, SILENT_S
 from crdtmail.node import Node
-from crdtmail.web.status import silence
+from crdtmail.web.status import silence, twins
 
 log = logging.getLogger(__name__)
 
@@ -16,12 +16,17 @@ log = logging.getLogger(__name__)
 async def keep_house(node: Node) -> None:
     """Until cancelled."""
     told: dict[str, bool] = {}
+    named: set[str] = set()
     while True:
         try:
             await node.keep_house()
         except (StoreError, RequestError) as error:
             log.warning("housekeeping is put off: %s", error)
         told = tell_of_silence(node, told)
+        alike = set(twins(node))
+        for text in sorted(alike - named):
+            log.warning("%s", text)
+        named = alike
         await asyncio.sleep(HOUSE_S)
 
 

@@ -35,17 +35,22 @@ class Service:
     def __init__(self, node: Node, listener: Listener, guard: Guard, talks: Talks) -> None:
         self.node = node
         self.port = listener.port
-        self._listener = listener
+        self.listener = listener
         self._guard = guard
         self._talks = talks
+
+    @property
+    def lets_in_everybody(self) -> bool:
+        """Whether clients need no token."""
+        return self._guard.access.tokens is None
 
     def change(self, addresses: Sequence[str], access: Access) -> None:
         """Go on with these peers, and let in whom `access` lets in."""
         before, self._guard.access = self._guard.access, access
         self._talks.change(addresses, access)
         if _digest(before) != _digest(access):
-            self._listener.tls = None if access.tls is None else access.tls.server
-            self._listener.close_connections()
+            self.listener.tls = None if access.tls is None else access.tls.server
+            self.listener.close_connections()
 
 
 @asynccontextmanager

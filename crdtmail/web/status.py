@@ -12,7 +12,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.gossip.peers import Heard
 from crdtmail.gossip.refusals import OTHERS
 from crdtmail.gossip.session import Session
-from crdtmail.limits import SILENT_S
+from crdtmail.limits import ALONE_S, SILENT_S
 from crdtmail.node import Node
 from crdtmail.store.interface import Table
 from crdtmail.store.tables import Tables
@@ -28,6 +28,8 @@ class Alarm(StrEnum):
     DIVERGED = "diverged"
     SAME_NAME = "same-name"
     SILENT_MEMBER = "silent-member"
+    MISTRUST = "mistrust"
+    ALONE = "alone"
 
 
 async def node_status(node: Node, listener: Listener) -> dict[str, Any]:
@@ -122,6 +124,9 @@ def _alarms(node: Node) -> Iterator[tuple[Alarm, str]]:
             )
     for member in node.gossip.silent_members(SILENT_S):
         yield Alarm.SILENT_MEMBER, silence(node, member)
+    for text in twins(node):
+        yield Alarm.SAME_NAME, text
+    yield from _alarms_of_peers(node)
 
 
 def _members(node: Node) -> list[dict[str, Any]]:
@@ -152,6 +157,37 @@ def _name_of(node: Node, peer: str | None) -> str | None:
     return None
 
 
+def twins(node: Node) -> list[str]:
+    """Nodes that call themselves the same."""
+    return [
+        f"{len(replicas)} nodes call themselves {name} ({', '.join(f'{each:016x}' for each in replicas)}): "
+        "a cloned data folder?  Stop one, or give each a name of its own"
+        for name, replicas in node.namesakes().items()
+    ]
+
+
+def _alarms_of_peers(node: Node) -> Iterator[tuple[Alarm, str]]:
+    """What stops exchange with a peer until somebody mends it, or with all of them."""
+    sessions, troubles = node.gossip.peers.sessions, node.troubles
+    for address, trouble in troubles.items():
+        if trouble.is_mistrust and address in sessions:
+            text = f"{address} and this node do not let each other in: {sessions[address].last_error}"
+            yield Alarm.MISTRUST, text
+    failing = [
+        node.now() - session.failing_since
+        for address, session in sessions.items()
+        if session.failing_since is not None and not _waits(node, address)
+    ]
+    if failing and len(failing) == len(sessions) and min(failing) > ALONE_S:
+        yield Alarm.ALONE, f"nothing was exchanged with any peer for {min(failing):.0f} s"
+
+
+def _waits(node: Node, address: str) -> str | None:
+    """What a peer that is well waits for, if it or this node cannot take anything just now."""
+    trouble = node.troubles.get(address)
+    return None if trouble is None else trouble.waits
+
+
 def _filling(node: Node) -> dict[str, Any] | None:
     """How far this node is with taking over another one's snapshot."""
     filling = node.gossip.filling
@@ -180,16 +216,18 @@ def _last_filling(node: Node) -> dict[str, Any] | None:
 
 
 def _peer(node: Node, address: str, session: Session, lag: dict[str, Any] | None) -> dict[str, Any]:
-    failing = session.failing_since
+    waits = _waits(node, address)
+    failing = session.failing_since if waits is None else None
     return {
         "address": address,
         "replica": None if session.peer is None else f"{session.peer.replica:016x}",
         "name": None if session.peer is None else session.peer.name,
-        "reachable": failing is None and session.peer is not None,
+        "reachable": waits is not None or (failing is None and session.peer is not None),
         "lag": lag,
         "lastHeardSeconds": _age(node, session.heard_at),
         "failingSeconds": _age(node, failing),
-        "error": session.last_error,
+        "error": session.last_error if waits is None else None,
+        "waits": waits,
         "diverged": session.diverged,
     }
 

@@ -1,0 +1,65 @@
+"""What a node writes into its log of what befalls it: one line each, for whoever looks for it later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from crdtmail.crdt.clock import ReplicaId
+from crdtmail.gossip.conversation import Gossip
+
+log = logging.getLogger("crdtmail.node")
+
+
+class Journal:
+    """Compares what is with what was when it was last looked at."""
+
+    def __init__(self, gossip: Gossip) -> None:
+        self._gossip = gossip
+        self._replica = gossip.replica.id
+        self._retired = gossip.retired
+        self._filling = gossip.last_filling
+        self._is_full = False
+
+    def look(self, *, is_full: bool, asked: Iterable[ReplicaId] = ()) -> None:
+        """Write down what has changed.  An operator has `asked` for the retirement of those."""
+        gossip = self._gossip
+        if gossip.replica.id != self._replica:
+            log.warning(
+                "new replica id %016x (was %016x): as a peer shows, the old one is not this store's own",
+                gossip.replica.id,
+                self._replica,
+            )
+            self._replica = gossip.replica.id
+        if new := gossip.retired - self._retired:
+            for replica in sorted(new):
+                by = "an operator, here" if replica in asked else "an operator elsewhere, as a peer says"
+                log.warning("%s is retired by %s", self.name(replica), by)
+            self._retired = gossip.retired
+        if (filling := gossip.last_filling) is not None and filling is not self._filling:
+            log.info(
+                "a snapshot is taken over: %s messages in %.1f s from %s",
+                f"{filling.staged:,}",
+                filling.took_s,
+                self.source(filling.peer),
+            )
+            self._filling = filling
+        if is_full != self._is_full:
+            self._is_full = is_full
+            if is_full:
+                log.error("there is no room left for the store: no writes, and nothing of peers, is taken")
+            else:
+                log.info("there is room for the store again")
+
+    def name(self, replica: ReplicaId) -> str:
+        """A replica as people know it."""
+        heard = self._gossip.peers.heard.get(replica)
+        return f"{replica:016x}" if heard is None else f"{heard.name} ({replica:016x})"
+
+    def source(self, peer: str) -> str:
+        """The name of whom a snapshot is taken over from, named by its address or by its replica."""
+        session = self._gossip.peers.sessions.get(peer)
+        if session is not None:
+            return peer if session.peer is None else session.peer.name
+        heard = {f"{replica:016x}": it.name for replica, it in self._gossip.peers.heard.items()}
+        return heard.get(peer, peer)

@@ -1,0 +1,218 @@
+"""What a node says of a peer with which nothing is exchanged, and whose trouble that is."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from crdtmail.gossip.filling import Filling
+from crdtmail.web import status as status_module
+from crdtmail.web.gossip_server import SENDER
+from tests.nodes import MESH, Running, cluster, run, single, until
+from tests.secured import certified, secret_file, serving
+from tests.small_disk import small_disk
+from tests.test_api import ALICE, INBOX, add, prepared
+
+PAIR = {"mx1": ["mx2"], "mx2": ["mx1"]}
+
+
+async def peers(it: Running) -> dict[str | None, dict[str, Any]]:
+    status = (await it.ask("GET", "/v1/status")).body
+    return {peer["name"]: peer for peer in status["peers"]}
+
+
+async def alarms(it: Running) -> str:
+    return "\n".join((await it.ask("GET", "/v1/status")).body["alarms"])
+
+
+def test_while_a_node_takes_over_a_snapshot_its_other_peers_wait_and_do_not_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, MESH) as nodes:
+            one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(two)
+            await nodes.converged()
+            filling = Filling(nodes.links["mx1", "mx3"].address, one.node.now())
+            one.node.gossip.filling, one.node.replica._filling = filling, filling.attempt
+            await add(two, "m1")
+
+            async def waits() -> bool:
+                return bool((await peers(one))["mx2"]["waits"] == "filling from mx3")
+
+            await until(waits, "mx1 says what mx2 waits for")
+            shown = (await peers(one))["mx2"]
+            assert (shown["error"], shown["failingSeconds"], shown["reachable"]) == (None, None, True)
+            assert f"peer {nodes.links['mx1', 'mx2'].address}" not in caplog.text
+            one.node.gossip.filling, filling.attempt.is_on = None, False
+            await nodes.converged()
+
+            async def waits_no_more() -> bool:
+                return (await peers(one))["mx2"]["waits"] is None
+
+            await until(waits_no_more, "mx1 has what it lacked")
+
+    run(test())
+
+
+def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        with small_disk(tmp_path / "mx2") as disk:
+            async with cluster(tmp_path, PAIR) as nodes:
+                one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
+                await prepared(one)
+                await nodes.converged()
+                disk.fill()
+                caplog.clear()
+                await add(one, *(f"m{n}" for n in range(4000)))
+                await until(lambda: two.node.is_full, "mx2 is full")
+
+                async def says(it: Running, name: str, key: str, text: str) -> bool:
+                    return text in str((await peers(it))[name][key])
+
+                await until(
+                    lambda: says(two, "mx1", "waits", "this node is full: nothing is taken from mx1"),
+                    "mx2 says that it is its own trouble",
+                )
+                await until(lambda: says(one, "mx2", "error", "507"), "mx1 is told")
+
+                async def fails_for_long() -> bool:
+                    return ((await peers(one))["mx2"]["failingSeconds"] or 0) > 2
+
+                await until(fails_for_long, "an exchange that brings nothing there is no success")
+                mine = nodes.links["mx1", "mx2"].address
+                assert caplog.text.count(f"peer {mine}") == 1
+                assert f"peer {nodes.links['mx2', 'mx1'].address}" not in caplog.text
+                assert caplog.text.count("there is no room left for the store") == 1
+                disk.remount("size=64m")
+                await nodes.converged()
+                assert "there is room for the store again" in caplog.text
+                await until(lambda: says(one, "mx2", "failingSeconds", "None"), "mx2 takes again")
+
+    run(test())
+
+
+def test_a_node_that_reaches_no_peer_for_some_time_raises_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "ALONE_S", 0.3)
+
+    async def test() -> None:
+        async with cluster(tmp_path, MESH) as nodes:
+            one = nodes.nodes["mx1"]
+            await nodes.converged()
+            assert await alarms(one) == ""
+            nodes.cut("mx1")
+
+            async def says_so() -> bool:
+                return "nothing was exchanged with any peer for" in await alarms(one)
+
+            await until(says_so, "mx1 says that it is alone")
+            assert "nothing was exchanged" not in await alarms(nodes.nodes["mx2"])
+            nodes.heal()
+
+            async def is_well() -> bool:
+                return await alarms(one) == ""
+
+            await until(is_well, "the alarm is over")
+
+    run(test())
+
+
+@pytest.mark.parametrize("by", ["secret", "certificate"])
+def test_peers_that_do_not_let_each_other_in_are_an_alarm_at_once(tmp_path: Path, by: str) -> None:
+    def access(name: str) -> dict[str, Any]:
+        if by == "secret":
+            return {
+                "cluster_secret_file": secret_file(tmp_path / f"of {name}", f"the secret of {name} alone" * 2)
+            }
+        return {"tls": certified(tmp_path / f"ca of {name}", name)}
+
+    scheme = "http" if by == "secret" else "https"
+
+    async def test() -> None:
+        async with serving(tmp_path / "mx1", **access("mx1")) as (first, _):
+            address = f"{scheme}://127.0.0.1:{first.port}"
+            async with serving(tmp_path / "mx2", peers=(address,), **access("mx2")) as (second, _):
+                node = second.node
+                await until(lambda: bool(node.troubles), "the call fails")
+                (said,) = (await status_module.node_status(node, second.listener))["alarms"]
+                assert said["kind"] == "mistrust"
+                assert said["text"].startswith(f"{address} and this node do not let each other in: ")
+
+    run(test())
+
+
+def test_a_new_node_shows_no_mailboxes_before_it_has_taken_over_all(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            assert (await it.ask("GET", ALICE)).body["mailboxes"] == []
+            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            delivery = {"messages": [{"id": "m1", "size": 1}]}
+            for method, path, body in (
+                ("GET", ALICE, None),
+                ("GET", INBOX, None),
+                ("GET", f"{INBOX}/changes?since=x", None),
+                ("GET", "/v1/accounts/alice/scripts", None),
+                ("POST", f"{INBOX}/messages", delivery),
+            ):
+                answer = await it.ask(method, path, body)
+                assert (answer.status, answer.problem) == (503, "not-yet"), path
+                assert answer.headers["Retry-After"]
+            assert (await it.ask("GET", "/v1/accounts/alice/digests")).status == 200
+            assert (await it.ask("POST", ALICE, {"name": "INBOX"})).status == 201
+            assert (await it.ask("POST", f"{INBOX}/messages", delivery)).status == 201
+            assert (await it.ask("GET", INBOX)).status == 503, "one message is not all"
+            it.node.gossip.filling = None
+            assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
+
+    run(test())
+
+
+def test_a_node_that_has_mail_goes_on_showing_it_while_it_takes_over_a_snapshot(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1")
+        async with single(tmp_path) as it:
+            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
+
+    run(test())
+
+
+def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def busy(request: web.Request) -> web.Response:
+        told = {"detail": "a snapshot of http://mx3:7420 is being taken over"}
+        return web.json_response(told, status=400, headers={SENDER: "00000000000000ff"})
+
+    async def test() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", busy)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with serving(tmp_path / "mx2", peers=(address,)) as (second, _):
+                node = second.node
+                await until(lambda: bool(node.troubles), "the call comes to nothing")
+                shown = await status_module.node_status(node, second.listener)
+                (peer,) = shown["peers"]
+                assert peer["waits"] == "it takes over a snapshot of another node"
+                assert (peer["error"], peer["failingSeconds"]) == (None, None)
+                assert address not in caplog.text
+        finally:
+            await runner.cleanup()
+
+    run(test())
