@@ -8,7 +8,7 @@ import os
 import re
 import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -16,12 +16,20 @@ import pytest
 
 from crdtmail.client import Client
 from crdtmail.crdt.message import MessageId
-from crdtmail.limits import MAX_BODIES, MAX_GOSSIP_BODY, MIB
+from crdtmail.effects import Kind
+from crdtmail.limits import (
+    MAX_GOSSIP_BODY,
+    MAX_JSON_BODY,
+    MAX_PEER_BODIES,
+    MAX_POSITION,
+    MAX_QUESTION,
+    MIB,
+)
 from crdtmail.node import Node
 from crdtmail.replica import IncomingMessage, Replica
 from crdtmail.store.interface import Transaction
-from crdtmail.web import guard, listener, server
-from crdtmail.web.gossip_server import SENDER
+from crdtmail.web import api, listener, load, server
+from crdtmail.web.gossip_server import SENDER, path
 from tests.nodes import NodeProcess, node_process, run, until
 from tests.secured import (
     EXCHANGE,
@@ -32,6 +40,7 @@ from tests.secured import (
     token,
 )
 
+PUSH = path(Kind.PUSH)
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -47,10 +56,10 @@ async def connected(port: int, sent: bytes = b"") -> AsyncIterator[Connection]:
         await asyncio.sleep(0)
 
 
-async def ends(reader: asyncio.StreamReader) -> bytes:
+async def ends(reader: asyncio.StreamReader, patience_s: float = 30.0) -> bytes:
     """What came before the node hung up."""
     received = b""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience_s):
         try:
             while data := await reader.read(1 << 16):
                 received += data
@@ -62,6 +71,11 @@ async def ends(reader: asyncio.StreamReader) -> bytes:
 def head(size: int, sender: int = 1, path: str = EXCHANGE) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {size}", f"{SENDER}: {sender:016x}"]
     return "\r\n".join([*lines, "", ""]).encode()
+
+
+def page(limit: int) -> bytes:
+    """A request for so many messages."""
+    return f"GET /v1/accounts/alice/mailboxes/name:INBOX?limit={limit} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 async def status(http: aiohttp.ClientSession, port: int) -> int:
@@ -88,7 +102,7 @@ def test_a_request_head_that_does_not_come_to_its_end_ends_the_connection(
 
 def test_a_body_that_drips_in_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
-        monkeypatch.setattr(guard, "SILENCE_S", 0.2)
+        monkeypatch.setattr(load, "SILENCE_S", 0.2)
         async with serving(tmp_path / "mx1") as (service, _):
             async with connected(service.port, head(100) + b"half") as (reader, _):
                 answer = await reader.readuntil(b"\r\n\r\n")
@@ -101,17 +115,65 @@ def test_who_does_not_read_the_answer_is_cut_off(tmp_path: Path, monkeypatch: py
     async def story() -> None:
         async with serving(tmp_path / "mx1") as (service, _):
             await fill(service.node, 50_000)  # more than the kernel takes off our hands
-            monkeypatch.setattr(guard, "SILENCE_S", 0.5)
-            monkeypatch.setattr(guard, "MIN_RATE", 1e12)
-            asked = b"GET /v1/accounts/alice/mailboxes/name:INBOX?limit=50000 HTTP/1.1\r\nHost: x\r\n\r\n"
-            async with connected(service.port, asked) as (reader, _):
-                load = service._guard._load
-                await until(lambda: load._bytes > MIB, "the answer is under way")
-                await until(lambda: load._bytes == 0, "the node gave it up")
+            monkeypatch.setattr(load, "SILENCE_S", 0.5)
+            monkeypatch.setattr(load, "MIN_RATE", 1e12)
+            async with connected(service.port, page(50_000)) as (reader, _):
+                answers = service._guard._load.answers
+                await until(lambda: answers.taken > MIB, "the answer is under way")
+                await until(lambda: answers.taken == 0, "the node gave it up")
                 head, _, body = (await ends(reader)).partition(b"\r\n\r\n")
                 said = re.search(rb"Content-Length: (\d+)", head)
                 assert said is not None
                 assert len(body) < int(said[1])
+
+    run(story())
+
+
+def test_a_body_must_keep_coming_however_large_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(load, "SILENCE_S", 0.3)
+        async with serving(tmp_path / "mx1") as (service, _):
+            begun = head(MAX_JSON_BODY, path="/v1/accounts/alice/mailboxes") + bytes(1000)
+            async with connected(service.port, begun) as (reader, _), asyncio.timeout(5):
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
+
+    run(story())
+
+
+def test_an_answer_must_be_read_all_the_time_however_large_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, _):
+            await fill(service.node, 50_000)
+            monkeypatch.setattr(load, "SILENCE_S", 0.5)
+            async with connected(service.port, page(50_000)):
+                answers = service._guard._load.answers
+                await until(lambda: answers.taken > MIB, "the answer is under way")
+                async with asyncio.timeout(10):  # at the least rate alone it would be minutes
+                    await until(lambda: answers.taken == 0, "the node gave it up")
+
+    run(story())
+
+
+def test_an_answer_of_which_some_is_read_now_and_then_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, _):
+            await fill(service.node, 50_000)
+            monkeypatch.setattr(load, "SILENCE_S", 0.5)
+            monkeypatch.setattr(load, "MIN_RATE", MIB)
+            monkeypatch.setattr(load, "_LOOK_EVERY_S", 0.1)
+            async with connected(service.port, page(50_000)) as (reader, _):
+                received = b""
+                while not received.endswith(b'"hasMore":false}'):
+                    data = await reader.read(MIB)
+                    assert data, "the node has not hung up"
+                    received += data
+                    await asyncio.sleep(0.02)
 
     run(story())
 
@@ -179,23 +241,23 @@ def test_a_peer_has_few_requests_under_way_and_others_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story() -> None:
-        monkeypatch.setattr(guard, "MAX_REQUESTS_PER_PEER", 2)
-        monkeypatch.setattr(guard, "MAX_GOSSIP_REQUESTS", 3)
+        monkeypatch.setattr(load, "MAX_REQUESTS_PER_PEER", 2)
+        monkeypatch.setattr(load, "MAX_GOSSIP_REQUESTS", 3)
         async with serving(tmp_path / "mx1") as (service, http):
-            load = service._guard._load
+            under_way = service._guard._load
             begun = head(len(POSITION)) + POSITION[:-1]
             async with connected(service.port, begun) as first, connected(service.port, begun) as second:
-                await until(lambda: load._gossip.total() == 2, "two are under way")
+                await until(lambda: under_way._gossip.total() == 2, "two are under way")
                 assert await exchange(http, service.port, sender=1) == 503
                 assert await exchange(http, service.port, sender=2) == 200
                 async with connected(service.port, head(100, sender=2)):
-                    await until(lambda: load._gossip.total() == 3, "three are under way")
+                    await until(lambda: under_way._gossip.total() == 3, "three are under way")
                     assert await exchange(http, service.port, sender=3) == 503
                     assert await status(http, service.port) == 200
                 for reader, writer in (first, second):
                     writer.write(POSITION[-1:])
                     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-            await until(lambda: not load._gossip, "nobody is remembered for whom nothing is under way")
+            await until(lambda: not under_way._gossip, "nobody is remembered for whom nothing is under way")
             assert await exchange(http, service.port, sender=1) == 200
 
     run(story())
@@ -212,28 +274,107 @@ def test_bodies_of_peers_that_send_as_fast_as_they_can_take_bounded_memory(tmp_p
         answers: list[bytes] = []
 
         async def flood(sender: int) -> None:
-            async with connected(node.port, head(MAX_GOSSIP_BODY, sender)) as (reader, writer):
+            async with connected(node.port, head(MAX_GOSSIP_BODY, sender, PUSH)) as (reader, writer):
                 sending = asyncio.create_task(send(writer, MAX_GOSSIP_BODY - 1))
-                answered = asyncio.create_task(reader.readuntil(b"\r\n"))
-                done, _ = await asyncio.wait({sending, answered}, return_when=asyncio.FIRST_COMPLETED)
-                if answered in done:
-                    answers.append(answered.result())
-                    sending.cancel()
-                await finished.wait()
-                answered.cancel()
+                answered = asyncio.create_task(ends(reader, 1 << 16))
+                over = asyncio.create_task(finished.wait())
+                await asyncio.wait({over, answered}, return_when=asyncio.FIRST_COMPLETED)
+                if answered.done():
+                    answers.append(answered.result()[:12])
+                await over
+                for task in (sending, answered):
+                    task.cancel()
                 await asyncio.gather(sending, answered, return_exceptions=True)
 
         finished = asyncio.Event()
-        most = MAX_BODIES // MAX_GOSSIP_BODY
+        most = MAX_PEER_BODIES // MAX_GOSSIP_BODY
         floods = [asyncio.create_task(flood(sender)) for sender in range(16)]
         await until(lambda: len(answers) == 16 - most, "all but those that fit are refused")
         finished.set()
         await asyncio.gather(*floods)
-        assert set(answers) == {b"HTTP/1.1 503 Service Unavailable\r\n"}
-        assert resident(node) - before < 2 * MAX_BODIES  # a body is in pieces and then in one
+        assert set(answers) <= {b"HTTP/1.1 503", b""}, "of those that were hung up on, some did not hear why"
+        assert resident(node) - before < 2 * MAX_PEER_BODIES  # a body is in pieces and then in one
 
     with node_process(tmp_path / "mx1") as node:
         run(story(node))
+
+
+def test_a_page_is_refused_before_it_is_made_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http), AsyncExitStack() as silent:
+            await fill(service.node, 50_000)
+            answers = service._guard._load.answers
+            for _ in range(8):  # who read nothing
+                await silent.enter_async_context(connected(service.port, page(50_000)))
+            await until(lambda: answers.taken > answers.most / 2, "the budget is used")
+            url = f"http://127.0.0.1:{service.port}/v1/accounts/alice/mailboxes/name:INBOX?limit="
+            async with http.get(url + "100000") as response:
+                assert response.status == 503
+                assert response.headers["Retry-After"] == "1"
+            async with http.get(url + "10") as response:
+                assert len((await response.json())["messages"]) == 10
+            assert answers.taken <= answers.most
+            assert await status(http, service.port) == 200
+            assert await exchange(http, service.port, sender=1) == 200
+
+    run(story())
+
+
+def test_an_answer_that_turned_out_too_large_is_refused_or_never_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been done cannot be refused any more: then the connection ends."""
+
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http):
+            await fill(service.node, 1000)
+            service._guard._load.answers.most = 100_000
+            box = f"http://127.0.0.1:{service.port}/v1/accounts/alice/mailboxes/name:INBOX"
+            async with http.get(f"{box}?limit=166") as response:
+                assert response.status == 200
+            monkeypatch.setattr(api, "ROOM_PER_ROW", 1)
+            async with http.get(f"{box}?limit=1000") as response:
+                assert (await response.json())["type"] == "/problems/overloaded"
+            patch = {"uids": "1:*", "patch": {"keywords/$seen": True}}
+            with pytest.raises(aiohttp.ClientError):
+                async with http.patch(f"{box}/messages", json=patch):
+                    pass
+            assert service._guard._load.answers.taken == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("how", [b"Transfer-Encoding: chunked", b"Content-Length: 1000000"])
+def test_what_takes_no_body_is_refused_with_one_and_holds_nothing(
+    tmp_path: Path, method: str, how: bytes
+) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, _):
+            asked = f"{method} /v1/accounts/alice/mailboxes/name:INBOX HTTP/1.1\r\nHost: x\r\n".encode()
+            async with connected(service.port, asked + how + b"\r\n\r\n") as (reader, _):
+                assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400")
+            assert service._guard._load.bodies.taken == 0
+
+    run(story())
+
+
+def test_bodies_of_clients_that_are_under_way_keep_no_peer_out_and_no_small_write(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http), AsyncExitStack() as slow:
+            bodies = service._guard._load.bodies
+            bodies.most = MIB
+            begun = head(MAX_JSON_BODY, path="/v1/accounts/alice/mailboxes") + bytes(MIB - 1000)
+            await slow.enter_async_context(connected(service.port, begun))
+            await until(lambda: bodies.taken > bodies.most - 2000, "it is nearly used up")
+            box = f"http://127.0.0.1:{service.port}/v1/accounts/alice/mailboxes"
+            async with http.post(box, json={"name": "x" * 100_000}) as response:
+                assert response.status == 503
+            async with http.post(box, json={"name": "INBOX"}) as response:
+                assert response.status == 201
+            assert await exchange(http, service.port, sender=1) == 200
+
+    run(story())
 
 
 def test_bodies_that_do_not_tell_their_size_do_not_keep_others_out_once_they_are_there(
@@ -256,11 +397,25 @@ def test_bodies_that_do_not_tell_their_size_do_not_keep_others_out_once_they_are
     run(story())
 
 
-def test_a_body_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (Kind.EXCHANGE, MAX_POSITION),
+        (Kind.SNAPSHOT, MAX_QUESTION),
+        (Kind.PUSH, MAX_GOSSIP_BODY),
+        (Kind.OFFER, MAX_GOSSIP_BODY),
+        (None, MAX_JSON_BODY),
+    ],
+)
+def test_a_body_over_the_limit_of_its_kind_is_refused_unread(
+    tmp_path: Path, kind: Kind | None, size: int
+) -> None:
+    where = "/v1/accounts/alice/mailboxes" if kind is None else path(kind)
+
     async def story() -> None:
         async with (
             serving(tmp_path / "mx1") as (service, _),
-            connected(service.port, head(MAX_GOSSIP_BODY + 1)) as (reader, _),
+            connected(service.port, head(size + 1, path=where)) as (reader, _),
         ):
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413")
 
@@ -283,8 +438,8 @@ def test_who_does_not_show_who_they_are_is_refused_before_the_body(tmp_path: Pat
         data = tmp_path / "mx1"
         token(data, "read")
         async with serving(data, cluster_secret_file=secret_file(tmp_path)) as (service, _):
-            for path in (EXCHANGE, "/v1/accounts/alice/mailboxes"):
-                async with connected(service.port, head(MAX_GOSSIP_BODY, path=path)) as (reader, _):
+            for where in (PUSH, "/v1/accounts/alice/mailboxes"):
+                async with connected(service.port, head(MAX_JSON_BODY, path=where)) as (reader, _):
                     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 401")
 
     run(story())

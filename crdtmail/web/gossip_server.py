@@ -11,6 +11,7 @@ from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import PROTOCOL, Kind
 from crdtmail.errors import PeerError
 from crdtmail.node import Node
+from crdtmail.web.load import BODY
 
 CBOR = "application/cbor"
 SENDER = "Crdtmail-Replica"
@@ -35,7 +36,7 @@ def _handler(node: Node, kind: Kind) -> Callable[[web.Request], Awaitable[web.Re
     async def handle(request: web.Request) -> web.Response:
         """The node's reply; a refusal is 400 with the reason (`problems`)."""
         protocol = int(request.match_info["protocol"])
-        reply = await node.answer(kind, sender_of(request.headers), await request.read(), protocol)
+        reply = await node.answer(kind, sender_of(request.headers), request[BODY], protocol)
         headers = {SENDER: f"{reply.replica:016x}"}
         if not reply.body:
             return web.Response(status=reply.status, headers=headers)

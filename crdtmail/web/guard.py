@@ -5,34 +5,35 @@ What is refused here has changed nothing, and its body has not been read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.typedefs import Handler
 
-from crdtmail.errors import NotPermitted, Overloaded, Unauthenticated
-from crdtmail.limits import (
-    MAX_BODIES,
-    MAX_GOSSIP_BODY,
-    MAX_GOSSIP_REQUESTS,
-    MAX_REQUESTS_PER_PEER,
-    MIN_RATE,
-    SILENCE_S,
-)
+from crdtmail.effects import Kind
+from crdtmail.errors import NotPermitted, Overloaded, RequestError, Unauthenticated
+from crdtmail.limits import MAX_GOSSIP_BODY, MAX_JSON_BODY, MAX_POSITION, MAX_QUESTION
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Receiver, digest, is_nonce, sign_answer
 from crdtmail.security.tokens import Scope, Token
 from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME
+from crdtmail.web.load import BODY, SHARE, Load, Share, body_of, receive, send, size_of
 from crdtmail.web.problems import problems
 
 log = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 60.0  # whoever may not come in must not fill the disk either
-_Peer = tuple[str | None, str | None]
+_BODYLESS = {"GET", "HEAD", "DELETE"}
+_HARMLESS = {"GET", "HEAD"}
+_LARGEST = {
+    Kind.EXCHANGE.value: MAX_POSITION,
+    Kind.PUSH.value: MAX_GOSSIP_BODY,
+    Kind.SNAPSHOT.value: MAX_QUESTION,
+    Kind.OFFER.value: MAX_GOSSIP_BODY,
+}
+"""What a peer can have to say."""
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
 
@@ -48,37 +49,46 @@ class Guard:
         self._now = now
         self._log_again_at = now()
         self._receiver = Receiver(life, now)
-        self._load = _Load()
+        self._load = Load()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Outermost of all: everything that goes out passes here, problems too."""
         is_gossip = _route(request).startswith(PREFIX)
         access = self.access
+        load = self._load
         with ExitStack() as held:
+            share = held.enter_context((load.peers if is_gossip else load.answers).share())
 
             async def admitted(request: web.Request) -> web.StreamResponse:
+                if request.version < HttpVersion10:
+                    raise web.HTTPVersionNotSupported(text="HTTP/1.1 is spoken here")
                 with self._counted():
                     if is_gossip:
                         self._check_peer(request, access)
                     elif access.tokens is not None:
                         self._check_client(request, access)
                 if is_gossip:
-                    held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
-                size = _content_length(request)
-                with self._load.expected(size):
-                    body = await _read(request, size)
-                held.enter_context(self._load.held(len(body)))
-                if is_gossip and access.secret is not None:
-                    with self._counted():
-                        self._receiver.check_body(request.headers.get(DIGEST, ""), body)
-                return await handler(request)
+                    held.enter_context(load.asking((request.remote, request.headers.get(SENDER))))
+                with (load.peers if is_gossip else load.bodies).share() as coming:
+                    request[BODY] = body = await _body(request, coming)
+                    if is_gossip and access.secret is not None:
+                        with self._counted():
+                            self._receiver.check_body(request.headers.get(DIGEST, ""), body)
+                    request[SHARE] = share
+                    return await handler(request)
 
             answer = await problems(request, admitted)
+            try:
+                share.be(0)
+                share.be(size_of(answer))
+            except Overloaded as error:
+                answer = await problems(request, _raising(error))
+                if not (is_gossip or request.method in _HARMLESS) and request.transport is not None:
+                    request.transport.abort()  # it is done, so no refusal can be the answer
             if is_gossip and access.secret is not None:
                 self._sign(request, answer, access.secret)
-            held.enter_context(self._load.held(_size(answer)))
-            await _send(request, answer)
+            await send(request, answer)
         return answer
 
     def _check_peer(self, request: web.Request, access: Access) -> None:
@@ -136,7 +146,7 @@ class Guard:
         if not is_nonce(nonce):
             return
         time, sender = self._receiver.time(), answer.headers.get(SENDER, "")
-        body = digest(_body(answer))
+        body = digest(body_of(answer))
         answer.headers[TIME] = time
         answer.headers[SIGNATURE] = sign_answer(secret, nonce, answer.status, time, sender, body)
 
@@ -157,84 +167,20 @@ def _route(request: web.Request) -> str:
     return request.path if resource is None else resource.canonical
 
 
-class _Load:
-    """What is under way.  Raises Overloaded rather than take more than memory was meant for."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-        self._gossip: Counter[_Peer] = Counter()
-
-    @contextmanager
-    def expected(self, size: int) -> Iterator[None]:
-        """A body that is to come.  What was read is held by its true size: one may not have told it."""
-        if self._bytes + size > MAX_BODIES:
-            raise Overloaded("the node has too many bodies in memory")
-        with self.held(size):
-            yield
-
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
-        """A body or an answer that is there."""
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._bytes -= size
-
-    @contextmanager
-    def asking(self, peer: _Peer) -> Iterator[None]:
-        """A request of a peer."""
-        if self._gossip[peer] >= MAX_REQUESTS_PER_PEER or self._gossip.total() >= MAX_GOSSIP_REQUESTS:
-            raise Overloaded("too many requests of peers are under way")
-        self._gossip[peer] += 1
-        try:
-            yield
-        finally:
-            self._gossip[peer] -= 1
-            if not self._gossip[peer]:
-                del self._gossip[peer]
+async def _body(request: web.Request, share: Share) -> bytes:
+    if request.method in _BODYLESS:
+        if request.body_exists:
+            raise RequestError(f"a {request.method} has no body")
+        return b""
+    route = _route(request)
+    if not route.startswith(PREFIX):
+        return await receive(request, MAX_JSON_BODY, share)
+    kind = route.rpartition("/")[2]
+    return await receive(request, _LARGEST.get(kind, MAX_GOSSIP_BODY), share)
 
 
-def _content_length(request: web.Request) -> int:
-    """The size that the body will have; of one that does not say, the largest."""
-    if not request.body_exists:
-        return 0
-    size = request.content_length
-    if size is not None and size > MAX_GOSSIP_BODY:
-        raise web.HTTPRequestEntityTooLarge(max_size=MAX_GOSSIP_BODY, actual_size=size)
-    return MAX_GOSSIP_BODY if size is None else size
+def _raising(error: Exception) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise error
 
-
-async def _read(request: web.Request, size: int) -> bytes:
-    """The body, which the request keeps.  Raises HTTPRequestTimeout for one that drips."""
-    try:
-        async with asyncio.timeout(_patience_s(size)):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
-
-
-async def _send(request: web.Request, answer: web.StreamResponse) -> None:
-    """Send the answer here, where what it takes is counted; hang up on who does not read it in time."""
-    try:
-        async with asyncio.timeout(_patience_s(_size(answer))):
-            await answer.prepare(request)
-            await answer.write_eof()
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-    except ConnectionError as error:
-        log.debug("the client has gone: %s", error)
-
-
-def _patience_s(size: int) -> float:
-    return SILENCE_S + size / MIN_RATE
-
-
-def _body(answer: web.StreamResponse) -> bytes:
-    body = answer.body if isinstance(answer, web.Response) else None
-    return body if isinstance(body, bytes) else b""
-
-
-def _size(answer: web.StreamResponse) -> int:
-    return len(_body(answer))
+    return handler
