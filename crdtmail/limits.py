@@ -186,7 +186,8 @@ MAX_PATTERN: Final = 255
 
 MAX_CONNECTIONS: Final = 4096
 """Open at once, each with at most one request under way.  One that is idle was measured to take 52 KiB with
-TLS, 8 without: some 210 MB if all are open."""
+TLS, 8 without: some 210 MB if all are open.  One address (of IPv6, one network of 64 bits) gets none any more
+when it has as many as are free: 2,048 for a proxy that all clients come through, and a reserve for others."""
 
 BACKLOG: Final = 512
 """Connections that the kernel keeps for us while we are busy for a moment."""

@@ -28,7 +28,7 @@ from crdtmail.limits import (
 from crdtmail.node import Node
 from crdtmail.replica import IncomingMessage, Replica
 from crdtmail.store.interface import Transaction
-from crdtmail.web import api, listener, load, server
+from crdtmail.web import api, connections, listener, load, server
 from crdtmail.web.gossip_server import SENDER, path
 from tests.nodes import NodeProcess, node_process, run, until
 from tests.secured import (
@@ -199,7 +199,7 @@ def test_connections_beyond_the_most_are_refused_until_some_have_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story() -> None:
-        monkeypatch.setattr(listener, "MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
         async with serving(tmp_path / "mx1") as (service, http):
             server = service._listener._server
             async with connected(service.port), connected(service.port):
@@ -210,6 +210,83 @@ def test_connections_beyond_the_most_are_refused_until_some_have_ended(
             await until(lambda: not server.connections, "both have ended")
             assert await status(http, service.port) == 200
             assert caplog.text.count("connections are refused") == 1
+
+    run(story())
+
+
+def test_one_address_never_has_more_connections_than_are_left_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 100)
+    places = connections.Places()
+    taken = dict.fromkeys(("10.0.0.1", "10.0.0.2", "2001:db8::1", "10.0.0.4"), 0)
+    for address in taken:
+        while places.take(address) is not None:
+            taken[address] += 1
+    assert list(taken.values()) == [50, 25, 13, 6]
+    assert places.take("10.0.0.1") is None
+    assert places.take("2001:db8::ffff:2") is None, "it is of the same network"
+    assert places.take("::ffff:10.0.0.2") is None, "it is the same address"
+    back = places.take("2001:db8:0:1::1")
+    assert back is not None
+    back()
+    back()
+    assert places.taken == sum(taken.values())
+
+
+# What is not HTTP -----------------------------------------------------------------------------------------
+
+
+def test_what_is_not_http_is_counted_and_logged_once_and_answered_with_a_problem(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heads = [
+        b"GET / HTTP/1.1\r\nX\x1b[31m: y\r\n\r\n",
+        b"GET /v1/status HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02",
+    ]
+
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, _):
+            for sent in heads * 3:
+                async with connected(service.port, sent) as (reader, _):
+                    answer = await ends(reader)
+                assert b" 400 Bad Request\r\n" in answer
+                assert b"application/problem+json" in answer
+                assert b"/problems/invalid-request" in answer
+            assert service._guard.malformed.count == len(heads) * 3
+            assert caplog.text.count("is not HTTP") == 1
+            assert "Traceback" not in caplog.text
+            assert "\x1b" not in caplog.text
+
+    run(story())
+
+
+def test_http_before_its_first_version_is_refused(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with (
+            serving(tmp_path / "mx1") as (service, _),
+            connected(service.port, b"GET /v1/status\r\n\r\n") as (reader, _),
+        ):
+            assert re.match(rb"HTTP/\S+ (400|505) ", await ends(reader))
+
+    run(story())
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b"ffffffffffffffffff\r\n{}", b"2\r\n{"])
+def test_a_body_that_is_not_as_announced_is_no_error_of_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    asked = b"POST /v1/accounts/alice/mailboxes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def story() -> None:
+        async with serving(tmp_path / "mx1") as (service, http):
+            async with connected(service.port, asked + body) as (reader, writer):
+                writer.write_eof()
+                answer = await ends(reader)
+            assert not answer or b" 400 " in answer.partition(b"\r\n")[0]
+            assert await status(http, service.port) == 200
+            assert "Traceback" not in caplog.text
 
     run(story())
 

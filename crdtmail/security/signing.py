@@ -60,14 +60,18 @@ class Receiver:
     def check(
         self, secret: bytes, method: str, path: str, time: str, nonce: str, sender: str, body: str, sign: str
     ) -> None:
-        """Raises Unauthenticated with the reason, Overloaded if it cannot be remembered.
-
-        A request is remembered for as long as its time is good: after that the time refuses it.
-        """
+        """Raises Unauthenticated with the reason if no member has signed it."""
         if not is_nonce(nonce):
             raise Unauthenticated("the request is not signed with the cluster's secret", _CHALLENGE)
         if not is_signed(sign_request(secret, method, path, time, nonce, sender, body), sign):
             raise Unauthenticated("the request is signed with another secret, or was changed", _CHALLENGE)
+
+    def take(self, time: str, nonce: str) -> None:
+        """A request that a member has signed, once and in time.
+
+        Raises Unauthenticated with the reason, Overloaded if it cannot be remembered.  It is remembered for
+        as long as its time is good: after that the time refuses it.
+        """
         told = _TIME.fullmatch(time)
         if told is None or told[1] != self._life:
             # Signed by a member that has not heard this node's time yet: no attack, so it is not counted.

@@ -12,12 +12,14 @@ from contextlib import ExitStack, contextmanager
 from aiohttp import HttpVersion10, web
 from aiohttp.typedefs import Handler
 
+from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Kind
 from crdtmail.errors import NotPermitted, Overloaded, RequestError, Unauthenticated
 from crdtmail.limits import MAX_GOSSIP_BODY, MAX_JSON_BODY, MAX_POSITION, MAX_QUESTION
 from crdtmail.security.access import Access
-from crdtmail.security.signing import Receiver, digest, is_nonce, sign_answer
+from crdtmail.security.signing import Receiver, digest, sign_answer
 from crdtmail.security.tokens import Scope, Token
+from crdtmail.web.connections import Malformed
 from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME
 from crdtmail.web.load import BODY, SHARE, Load, Share, body_of, receive, send, size_of
 from crdtmail.web.problems import problems
@@ -36,17 +38,23 @@ _LARGEST = {
 """What a peer can have to say."""
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
+SIGNED = web.RequestKey("SIGNED", bool)
+"""Whether a member has signed the request."""
 
 
 class Guard:
     """Lets requests in.  `access` may be set anew at any time, and holds from the next request on."""
 
-    def __init__(self, access: Access, life: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self, access: Access, life: str, now: Callable[[], float], replica: Callable[[], ReplicaId]
+    ) -> None:
         self.access = access
         self.refused = 0
         """How many requests did not show who asks."""
         self.last_refusal: str | None = None
+        self.malformed = Malformed(now)
         self._now = now
+        self._replica = replica
         self._log_again_at = now()
         self._receiver = Receiver(life, now)
         self._load = Load()
@@ -86,12 +94,17 @@ class Guard:
                 answer = await problems(request, _raising(error))
                 if not (is_gossip or request.method in _HARMLESS) and request.transport is not None:
                     request.transport.abort()  # it is done, so no refusal can be the answer
-            if is_gossip and access.secret is not None:
+            if access.secret is not None and SIGNED in request:
                 self._sign(request, answer, access.secret)
             await send(request, answer)
         return answer
 
     def _check_peer(self, request: web.Request, access: Access) -> None:
+        if access.tokens is not None and not access.knows_peers:
+            raise Unauthenticated(
+                "clients need tokens here, and peers something too: set cluster_secret_file or tls.ca",
+                "Crdtmail-HMAC",
+            )
         if access.tls is not None and access.tls.knows_peers:
             transport = request.transport
             if transport is None or not transport.get_extra_info("peercert"):
@@ -108,6 +121,8 @@ class Guard:
                 headers.get(DIGEST, ""),
                 headers.get(SIGNATURE, ""),
             )
+            request[SIGNED] = True
+            self._receiver.take(headers.get(TIME, ""), headers.get(NONCE, ""))
 
     def _check_client(self, request: web.Request, access: Access) -> None:
         assert access.tokens is not None
@@ -141,12 +156,13 @@ class Guard:
             raise
 
     def _sign(self, request: web.Request, answer: web.StreamResponse, secret: bytes) -> None:
-        """Refusals too: a caller must be able to believe the time that it is told with a 401."""
-        nonce = request.headers.get(NONCE, "")
-        if not is_nonce(nonce):
-            return
-        time, sender = self._receiver.time(), answer.headers.get(SENDER, "")
-        body = digest(body_of(answer))
+        """Refusals too: a caller must be able to believe the time that a 401 tells, and whose it is.
+
+        But only a member is answered so: else anybody could have any nonce signed, and tell one member this
+        node's time as another's.
+        """
+        nonce, time, body = request.headers[NONCE], self._receiver.time(), digest(body_of(answer))
+        sender = answer.headers.setdefault(SENDER, f"{self._replica():016x}")
         answer.headers[TIME] = time
         answer.headers[SIGNATURE] = sign_answer(secret, nonce, answer.status, time, sender, body)
 

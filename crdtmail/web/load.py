@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from crdtmail.errors import Overloaded
+from crdtmail.errors import Overloaded, RequestError
 from crdtmail.limits import (
     MAX_CLIENT_ANSWERS,
     MAX_CLIENT_BODIES,
@@ -114,6 +114,10 @@ async def receive(request: web.Request, limit: int, share: Share) -> bytes:
             share.be(len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
+    except web.RequestPayloadError:
+        raise RequestError("the body is not as its head announces it") from None
+    except ConnectionError:
+        raise RequestError("the body broke off") from None
     return bytes(body)
 
 
