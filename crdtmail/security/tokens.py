@@ -102,7 +102,11 @@ def revoke(folder: Path, name: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raises ConfigError if there is none: then it is another one that was meant."""
-    if not folder.is_dir():
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:
+        raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+    if not is_there:
         raise ConfigError(f"there is no data folder {folder}")
 
 
