@@ -196,8 +196,10 @@ class World:
                     self.reached["peer refused"] += 1
                 refusal = (
                     outcome
-                    if isinstance(outcome, PeerUnreachable | UnknownProtocol)
-                    else PeerError(str(outcome))
+                    if isinstance(outcome, PeerUnreachable)
+                    else type(outcome)(str(outcome), None)
+                    if isinstance(outcome, UnknownProtocol)
+                    else PeerError(str(outcome), None)
                 )
                 self.network.send(machine.name, back, "answer", b"", lambda _: answered(refusal))
             case _:

@@ -15,8 +15,11 @@ import aiohttp
 import pytest
 
 from crdtmail.client import Client
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.message import MessageId
 from crdtmail.effects import Kind
+from crdtmail.gossip.codec import encode_position
+from crdtmail.gossip.messages import Position
 from crdtmail.limits import (
     MAX_GOSSIP_BODY,
     MAX_JSON_BODY,
@@ -34,6 +37,7 @@ from tests.nodes import NodeProcess, node_process, run, until
 from tests.secured import (
     EXCHANGE,
     POSITION,
+    STRANGER,
     certified,
     secret_file,
     serving,
@@ -254,7 +258,10 @@ def test_what_is_not_http_is_counted_and_logged_once_and_answered_with_a_problem
                 assert b" 400 Bad Request\r\n" in answer
                 assert b"application/problem+json" in answer
                 assert b"/problems/invalid-request" in answer
-            assert service._guard.malformed.count == len(heads) * 3
+            refused = service.node.gossip.refusals.unauthenticated
+            assert refused is not None
+            assert refused.count == len(heads) * 3
+            assert refused.text.startswith("what came is not HTTP: ")
             assert caplog.text.count("is not HTTP") == 1
             assert "Traceback" not in caplog.text
             assert "\x1b" not in caplog.text
@@ -322,7 +329,8 @@ def test_a_peer_has_few_requests_under_way_and_others_theirs(
         monkeypatch.setattr(load, "MAX_GOSSIP_REQUESTS", 3)
         async with serving(tmp_path / "mx1") as (service, http):
             under_way = service._guard._load
-            begun = head(len(POSITION)) + POSITION[:-1]
+            position = position_of(1)
+            begun = head(len(position)) + position[:-1]
             async with connected(service.port, begun) as first, connected(service.port, begun) as second:
                 await until(lambda: under_way._gossip.total() == 2, "two are under way")
                 assert await exchange(http, service.port, sender=1) == 503
@@ -332,7 +340,7 @@ def test_a_peer_has_few_requests_under_way_and_others_theirs(
                     assert await exchange(http, service.port, sender=3) == 503
                     assert await status(http, service.port) == 200
                 for reader, writer in (first, second):
-                    writer.write(POSITION[-1:])
+                    writer.write(position[-1:])
                     assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
             await until(lambda: not under_way._gossip, "nobody is remembered for whom nothing is under way")
             assert await exchange(http, service.port, sender=1) == 200
@@ -502,7 +510,7 @@ def test_a_body_over_the_limit_of_its_kind_is_refused_unread(
 def test_a_small_body_is_never_unpacked_into_a_large_one(tmp_path: Path) -> None:
     async def story() -> None:
         async with serving(tmp_path / "mx1") as (service, http):
-            headers = {"Content-Encoding": "gzip", SENDER: "1" * 16}
+            headers = {"Content-Encoding": "gzip", SENDER: f"{STRANGER:016x}"}
             url = f"http://127.0.0.1:{service.port}{EXCHANGE}"
             async with http.post(url, data=POSITION, headers=headers) as response:
                 assert response.status == 200, "it is taken as it came"
@@ -526,9 +534,13 @@ def test_who_does_not_show_who_they_are_is_refused_before_the_body(tmp_path: Pat
 
 
 async def exchange(http: aiohttp.ClientSession, port: int, sender: int) -> int:
-    headers = {SENDER: f"{sender:016x}"}
-    async with http.post(f"http://127.0.0.1:{port}{EXCHANGE}", data=POSITION, headers=headers) as response:
+    headers, url = {SENDER: f"{sender:016x}"}, f"http://127.0.0.1:{port}{EXCHANGE}"
+    async with http.post(url, data=position_of(sender), headers=headers) as response:
         return response.status
+
+
+def position_of(sender: int) -> bytes:
+    return encode_position(Position(ReplicaId(sender), "stranger", Clock(), 0))
 
 
 async def send(writer: asyncio.StreamWriter, size: int) -> None:

@@ -30,7 +30,7 @@ from crdtmail.crdt.delta import (
 from crdtmail.crdt.message import MessageId, NewMessage
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.limits import (
     MAX_DELTA,
     MAX_DIRECTORY_UPDATE,
@@ -63,7 +63,10 @@ def encode_delta(delta: Delta) -> bytes:
     _delta(delta.dot.replica, delta.dot.seq, delta.account, operations)
     data = _sealed(delta, operations)
     if len(data) > MAX_VALUES:  # fewer bytes cannot hold so many
-        _check_heads(data, ValueError)
+        try:
+            _check_heads(data)
+        except PeerError as error:
+            raise ValueError(str(error)) from error
     return data
 
 
@@ -75,13 +78,15 @@ def _sealed(delta: Delta, operations: list[list[Any]]) -> bytes:
 def decode_delta(data: bytes) -> Delta:
     """The delta in `data`.  Raises PeerError if these are not the bytes that `encode_delta` makes of it."""
     if len(data) > MAX_DELTA:
-        raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}")
+        raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}", Refusal.OVER_LIMIT)
     without_checksum(data)
     fields = read(data)
     try:
         version, replica, seq, account, operations, _ = _list(fields, 6)
         if version != VERSION:
-            raise PeerError(f"a delta has version {version!r}; this node reads version {VERSION}")
+            raise PeerError(
+                f"a delta has version {version!r}; this node reads version {VERSION}", Refusal.VERSION
+            )
         delta = _delta(replica, seq, account, operations)
     except ValueError as error:
         raise PeerError(f"a delta is not well formed: {error}") from error
@@ -99,7 +104,7 @@ def without_checksum(data: bytes) -> bytes:
     """The bytes that stand before the checksum.  Raises PeerError if it is not theirs."""
     payload = data[:-5]
     if with_checksum(payload) != data:
-        raise PeerError("a checksum is wrong: the message was damaged on its way")
+        raise PeerError("a checksum is wrong: the message was damaged on its way", Refusal.CHECKSUM)
     return payload
 
 
@@ -163,7 +168,7 @@ def read(data: bytes) -> Any:
     return value
 
 
-def _check_heads(data: bytes, refusal: type[Exception] = PeerError) -> None:
+def _check_heads(data: bytes) -> None:
     """Refuse before anything is made of it what would take minutes, or a gigabyte of memory.
 
     That is more values than anybody has to say, and maps that cannot be a clock: keys that are lists, whose
@@ -175,7 +180,7 @@ def _check_heads(data: bytes, refusal: type[Exception] = PeerError) -> None:
     while at < end:
         left -= 1
         if left < 0:
-            raise refusal(f"more than {MAX_VALUES} values")
+            raise PeerError(f"more than {MAX_VALUES} values", Refusal.OVER_LIMIT)
         kind, argument = data[at] >> 5, data[at] & 31
         at += 1
         if argument >= 24:

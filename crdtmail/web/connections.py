@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 
 from crdtmail.crdt.names import printable
+from crdtmail.errors import Refusal
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import MAX_CONNECTIONS
 from crdtmail.web.problems import problem
 
@@ -57,21 +59,17 @@ class Places:
 class Malformed:
     """Counts what was not HTTP, and says so in the log now and then: it must not fill the disk."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.count = 0
+    def __init__(self, refusals: Refusals, now: Callable[[], float]) -> None:
+        self._refusals = refusals
         self._now = now
         self._log_again_at = now()
 
     def note(self, remote: str | None, why: str) -> None:
-        self.count += 1
+        text = f"what came is not HTTP: {printable(why.partition(chr(10))[0][:100])}"
+        self._refusals.count(None, Refusal.MALFORMED, text)
         if self._now() >= self._log_again_at:
             self._log_again_at = self._now() + _LOG_EVERY_S
-            log.warning(
-                "what came from %s is not HTTP: %s (%d since the start)",
-                remote,
-                printable(why.partition("\n")[0][:100]),
-                self.count,
-            )
+            log.warning("%s: %s (`crdtmail status` has how many)", remote, text)
 
 
 class Connection(web.RequestHandler):

@@ -14,13 +14,13 @@ from aiohttp.typedefs import Handler
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Kind
-from crdtmail.errors import NotPermitted, Overloaded, RequestError, Unauthenticated
+from crdtmail.errors import NotPermitted, Overloaded, Refusal, RequestError, Unauthenticated
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import MAX_GOSSIP_BODY, MAX_JSON_BODY, MAX_POSITION, MAX_QUESTION
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Receiver, digest, sign_answer
 from crdtmail.security.tokens import Scope, Token
-from crdtmail.web.connections import Malformed
-from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME
+from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME, asker
 from crdtmail.web.load import BODY, SHARE, Load, Share, body_of, receive, send, size_of
 from crdtmail.web.problems import problems
 
@@ -36,6 +36,8 @@ _LARGEST = {
     Kind.OFFER.value: MAX_GOSSIP_BODY,
 }
 """What a peer can have to say."""
+_REFUSALS = {404: Refusal.VERSION, 408: Refusal.TOO_SLOW, 413: Refusal.OVER_LIMIT}
+"""What HTTP's own errors are when it is a peer that asks.  Paths have versions: a later one is not found."""
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
 SIGNED = web.RequestKey("SIGNED", bool)
@@ -46,13 +48,15 @@ class Guard:
     """Lets requests in.  `access` may be set anew at any time, and holds from the next request on."""
 
     def __init__(
-        self, access: Access, life: str, now: Callable[[], float], replica: Callable[[], ReplicaId]
+        self,
+        access: Access,
+        life: str,
+        refusals: Refusals,
+        now: Callable[[], float],
+        replica: Callable[[], ReplicaId],
     ) -> None:
         self.access = access
-        self.refused = 0
-        """How many requests did not show who asks."""
-        self.last_refusal: str | None = None
-        self.malformed = Malformed(now)
+        self._refusals = refusals
         self._now = now
         self._replica = replica
         self._log_again_at = now()
@@ -71,20 +75,18 @@ class Guard:
             async def admitted(request: web.Request) -> web.StreamResponse:
                 if request.version < HttpVersion10:
                     raise web.HTTPVersionNotSupported(text="HTTP/1.1 is spoken here")
-                with self._counted():
+                with self._counted(request, is_gossip):
                     if is_gossip:
                         self._check_peer(request, access)
+                        held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
                     elif access.tokens is not None:
                         self._check_client(request, access)
-                if is_gossip:
-                    held.enter_context(load.asking((request.remote, request.headers.get(SENDER))))
-                with (load.peers if is_gossip else load.bodies).share() as coming:
-                    request[BODY] = body = await _body(request, coming)
-                    if is_gossip and access.secret is not None:
-                        with self._counted():
+                    with (load.peers if is_gossip else load.bodies).share() as coming:
+                        request[BODY] = body = await _body(request, coming)
+                        if is_gossip and access.secret is not None:
                             self._receiver.check_body(request.headers.get(DIGEST, ""), body)
-                    request[SHARE] = share
-                    return await handler(request)
+                        request[SHARE] = share
+                        return await handler(request)
 
             answer = await problems(request, admitted)
             try:
@@ -104,11 +106,16 @@ class Guard:
             raise Unauthenticated(
                 "clients need tokens here, and peers something too: set cluster_secret_file or tls.ca",
                 "Crdtmail-HMAC",
+                Refusal.NOT_SIGNED,
             )
         if access.tls is not None and access.tls.knows_peers:
             transport = request.transport
             if transport is None or not transport.get_extra_info("peercert"):
-                raise Unauthenticated("a peer shows a certificate that the cluster's CA has signed", "TLS")
+                raise Unauthenticated(
+                    "a peer shows a certificate that the cluster's CA has signed",
+                    "TLS",
+                    Refusal.NO_CERTIFICATE,
+                )
         if access.secret is not None:
             headers = request.headers
             self._receiver.check(
@@ -128,10 +135,14 @@ class Guard:
         assert access.tokens is not None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("a token is needed: Authorization: Bearer TOKEN", "Bearer")
+            raise Unauthenticated(
+                "a token is needed: Authorization: Bearer TOKEN", "Bearer", Refusal.NO_TOKEN
+            )
         token = access.tokens.find(given.strip())
         if token is None:
-            raise Unauthenticated("the token is not known here", 'Bearer error="invalid_token"')
+            raise Unauthenticated(
+                "the token is not known here", 'Bearer error="invalid_token"', Refusal.FALSE_TOKEN
+            )
         wanted = _scopes(request)
         if wanted.isdisjoint(token.scopes):
             names = " or ".join(sorted(scope.value for scope in wanted))
@@ -143,16 +154,22 @@ class Guard:
         request[BEARER] = token
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, request: web.Request, is_gossip: bool) -> Iterator[None]:
+        """Count what is refused before the node sees it; what it refuses of a peer it counts itself."""
         try:
             yield
         except Unauthenticated as error:
             if not error.is_greeting:
-                self.refused += 1
-                self.last_refusal = str(error)
+                self._refusals.count(None, error.reason, str(error))
                 if self._now() >= self._log_again_at:
                     self._log_again_at = self._now() + _LOG_EVERY_S
-                    log.warning("a request was refused: %s (%d since the start)", error, self.refused)
+                    log.warning("a request was refused: %s (`crdtmail status` has how many)", error)
+            raise
+        except web.HTTPException as error:
+            if is_gossip and error.status in _REFUSALS:
+                reason = _REFUSALS[error.status]
+                text = f"{error.reason}: {request.method} {request.path}"
+                self._refusals.count(asker(request.headers), reason, text)
             raise
 
     def _sign(self, request: web.Request, answer: web.StreamResponse, secret: bytes) -> None:
@@ -170,7 +187,7 @@ class Guard:
 def _scopes(request: web.Request) -> set[Scope]:
     """Any of these suffices.  What is not known here is for operators."""
     route = _route(request)
-    if route == "/v1/status":
+    if route in ("/v1/status", "/metrics"):
         return {Scope.READ, Scope.ADMIN}
     if route.startswith("/v1/accounts"):
         return {Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from aiohttp import web
 
-from crdtmail.errors import ConfigError
+from crdtmail.errors import ConfigError, Refusal
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS, SHUTDOWN_S
 from crdtmail.web.connections import Places
 
@@ -22,31 +23,40 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
-    """Serves with `server`, in TLS if `tls` is set; it may be set anew, for the connections that come.
+    """Takes connections in TLS if `tls` is set; it may be set anew, for the connections that come.
 
-    `connection` makes one, and is told what to call when it has ended.  They are counted from the moment they
-    are taken, so that unfinished handshakes are among them.
+    Counts connections from the moment they are taken, so that unfinished handshakes are among them.
     """
 
     def __init__(
-        self,
-        server: web.Server,
-        connection: Callable[[Callable[[], None]], web.RequestHandler],
-        sockets: Sequence[socket.socket],
-        tls: ssl.SSLContext | None,
+        self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, refusals: Refusals
     ) -> None:
         self.tls = tls
-        self._server = server
-        self._connection = connection
         self._places = Places()
         self._sockets = sockets
+        self._refusals = refusals
         self._tasks: set[asyncio.Task[None]] = set()
         self._complain_again_at: dict[str, float] = {}
-        self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in sockets]
+
+    def serve(
+        self, server: web.Server, connection: Callable[[Callable[[], None]], web.RequestHandler]
+    ) -> None:
+        """Have `server` answer on the connections that come from now on.
+
+        `connection` makes one, and is told what to call when it has ended.
+        """
+        self._server = server
+        self._connection = connection
+        self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in self._sockets]
 
     @property
     def port(self) -> int:
         return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """How many are open, with those that are being made."""
+        return self._places.taken
 
     async def close(self) -> None:
         """Take no more connections; those that there are stay."""
@@ -93,6 +103,9 @@ class Listener:
             ended()
             if not isinstance(error, OSError):
                 raise
+            if isinstance(error, ssl.SSLCertVerificationError):
+                text = f"a certificate was shown that does not hold: {error.verify_message}"
+                self._refusals.count(None, Refusal.FALSE_CERTIFICATE, text)
             log.debug("a connection has not come about, and is closed: %s", error)
 
     def _keep(self, work: Coroutine[None, None, None], name: str) -> None:

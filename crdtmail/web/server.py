@@ -12,19 +12,19 @@ from crdtmail.limits import MAX_GOSSIP_BODY, MAX_IDLE_S, MAX_JSON_BODY, SHUTDOWN
 from crdtmail.node import Node
 from crdtmail.security.access import Access
 from crdtmail.web import api, gossip_server
-from crdtmail.web.connections import Connection
+from crdtmail.web.connections import Connection, Malformed
 from crdtmail.web.gossip_client import Talks
 from crdtmail.web.guard import Guard
 from crdtmail.web.listener import Listener, bind
 
 
-def application(node: Node, guard: Guard) -> web.Application:
-    """The HTTP application of a node: JSON under /v1, gossip under /gossip."""
+def application(node: Node, guard: Guard, listener: Listener) -> web.Application:
+    """The HTTP application of a node: JSON under /v1, figures at /metrics, gossip under /gossip."""
     app = web.Application(
         middlewares=[guard.middleware, api.token_middleware(node)],
         client_max_size=max(MAX_GOSSIP_BODY, MAX_JSON_BODY),
     )
-    app[api.GUARD] = guard
+    app[api.LISTENER] = listener
     app.add_routes(api.routes(node))
     app.add_routes(gossip_server.routes(node))
     return app
@@ -55,12 +55,17 @@ async def serving(node: Node, host: str, port: int, access: Access) -> AsyncIter
 
     Raises ConfigError if the address cannot be listened on.
     """
-    guard = Guard(access, secrets.token_hex(8), node.now, lambda: node.replica.id)
+    refusals = node.gossip.refusals
+    guard = Guard(access, secrets.token_hex(8), refusals, node.now, lambda: node.replica.id)
+    listener = Listener(bind(host, port), None if access.tls is None else access.tls.server, refusals)
+    malformed = Malformed(refusals, node.now)
     # A client that has gone waits for nothing more, and no UID is shown to it.
     runner = web.AppRunner(
-        application(node, guard), access_log=None, shutdown_timeout=SHUTDOWN_S, handler_cancellation=True
+        application(node, guard, listener),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_S,
+        handler_cancellation=True,
     )
-    sockets = bind(host, port)
     await runner.setup()
     assert runner.server is not None
     server = runner.server
@@ -68,9 +73,9 @@ async def serving(node: Node, host: str, port: int, access: Access) -> AsyncIter
     def connection(ended: Callable[[], None]) -> Connection:
         # Nothing is decompressed: a small body must not become a large one.
         options = {"keepalive_timeout": MAX_IDLE_S, "auto_decompress": False, "access_log": None}
-        return Connection(server, guard.malformed, ended, **options)
+        return Connection(server, malformed, ended, **options)
 
-    listener = Listener(server, connection, sockets, None if access.tls is None else access.tls.server)
+    listener.serve(server, connection)
     try:
         async with Talks(node, access) as talks:
             talks.change(list(node.gossip.peers.sessions), access)
