@@ -21,7 +21,7 @@ import crdtmail
 from crdtmail import config, screen, upkeep
 from crdtmail.client import Client, Credentials, NotLetIn, Unreachable
 from crdtmail.commands import certs, tokens
-from crdtmail.crdt.names import check_account
+from crdtmail.crdt.names import check_account, printable
 from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
 from crdtmail.limits import MAX_WAIT_S
 
@@ -54,6 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+class _OneLine(logging.Formatter):
+    """A message of the log is one line, whoever has a word in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 # Commands -----------------------------------------------------------------------------------------------
 
 
@@ -67,9 +75,9 @@ def _node(options: argparse.Namespace) -> int:
         "peers": options.peer,
     }
     settings = config.load(options.config, flags)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
     scheme = "http" if settings.tls is None else "https"
 

@@ -52,7 +52,9 @@ class Credentials:
         file = token_file or (Path(given) if given else None)
         token = environment.get("CRDTMAIL_TOKEN") or None
         if token_file is not None or token is None:
-            token = None if file is None else _token(file)
+            token = None if file is None else _token(read_private(file, "the token", MAX_SECRET_FILE), file)
+        else:
+            token = _token(token.encode(errors="surrogateescape"), "$CRDTMAIL_TOKEN")
         trusted = environment.get("CRDTMAIL_CA")
         return cls(token, ca or (Path(trusted) if trusted else None))
 
@@ -196,8 +198,8 @@ class Client:
         return Unreachable(f"what answers at {self.address} is no crdtmail node")
 
 
-def _token(file: Path) -> str:
-    token = read_private(file, "the token", MAX_SECRET_FILE).strip()
-    if not token.isascii() or not token.decode("ascii").isprintable():
-        raise ConfigError(f"{file} does not hold a token")
+def _token(data: bytes, where: Path | str) -> str:
+    token = data.strip()
+    if not token or not token.isascii() or not token.decode("ascii").isprintable():
+        raise ConfigError(f"{where} does not hold a token")
     return token.decode("ascii")

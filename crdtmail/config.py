@@ -181,4 +181,6 @@ def _keep(value: object) -> Keep:
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{what} must be text that is not empty")
+    if "\0" in value:
+        raise ConfigError(f"{what} = {value!r} holds a NUL, which no name and no path can")
     return value

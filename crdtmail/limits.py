@@ -88,6 +88,17 @@ enough to fill a long fat link for some milliseconds, small enough to be applied
 MAX_GOSSIP_BODY: Final = MAX_DELTA + BATCH_BYTES + 64 * KIB
 """A batch that ends with one delta of the largest size."""
 
+MAX_POSITION: Final = 64 * KIB
+"""The body of an exchange: a name and MAX_REPLICAS entries of a clock, all of them retired, are 29 KB."""
+
+MAX_QUESTION: Final = 4 * MIB
+"""A question about a snapshot: 500 mailboxes of accounts with the longest names are 140 KB; the rest is room
+for 350,000 ranges of UIDs in them."""
+
+MAX_VALUES: Final = 2_000_000
+"""Values in one delta, message or JSON body: 20 for each of MAX_MESSAGES_PER_OPERATION, six and its keywords.
+Of megabytes of empty lists a decoder makes a hundred times as much, and nothing else runs meanwhile."""
+
 MAX_ROWS_CLEARED: Final = 10_000
 """Rows that one transaction takes away of what is no longer needed (pruned deltas, staged messages), so that
 no write waits long for it."""
@@ -188,7 +199,8 @@ MAX_PATTERN: Final = 255
 
 MAX_CONNECTIONS: Final = 4096
 """Open at once, each with at most one request under way.  One that is idle was measured to take 52 KiB with
-TLS, 8 without: some 210 MB if all are open."""
+TLS, 8 without: some 210 MB if all are open.  One address (of IPv6, one network of 64 bits) gets none any more
+when it has as many as are free: 2,048 for a proxy that all clients come through, and a reserve for others."""
 
 BACKLOG: Final = 512
 """Connections that the kernel keeps for us while we are busy for a moment."""
@@ -208,11 +220,26 @@ SILENCE_S: Final = 10.0
 """What a body or an answer may take on the way beside the time that its size gives it."""
 
 MIN_RATE: Final = 64 * KIB
-"""Bytes a second that a body or an answer must make: a batch in 26 s at half a megabit.  Who is slower holds
-memory for too long."""
+"""Bytes a second that a body or an answer must make all the time: a batch in 26 s at half a megabit.  Who is
+slower holds memory for too long."""
 
-MAX_BODIES: Final = 128 * MIB
-"""Bodies and answers in memory at once, of all requests: three of the largest, or a hundred batches."""
+MAX_PEER_BODIES: Final = 128 * MIB
+"""Bodies and answers in memory at once, of all requests of peers: three of the largest, or a hundred
+batches.  Clients have budgets of their own, so that neither can shut out the other."""
+
+MAX_CLIENT_BODIES: Final = 64 * MIB
+"""Bodies of clients in memory at once: two of the largest, or thousands of the usual."""
+
+MAX_CLIENT_ANSWERS: Final = 128 * MIB
+"""Answers to clients in memory at once, and those that are being made: two of the largest pages, or hundreds
+of the usual.  They are not counted with the bodies: who may only read must not keep others from writing."""
+
+ROOM_PER_ROW: Final = 600
+"""What a row of a page takes while the page is made: twice what is sent of a message with a long id."""
+
+SMALL: Final = 16 * KIB
+"""A body or an answer up to here always finds room: status, an exchange, a change of a few messages.  One for
+each of MAX_CONNECTIONS would be 64 MiB."""
 
 MAX_GOSSIP_REQUESTS: Final = 64
 """Requests of peers under way.  A cluster has a few nodes, each of which asks one thing at a time."""

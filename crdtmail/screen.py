@@ -10,14 +10,36 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from crdtmail.crdt.names import check_keyword
+from crdtmail.crdt.names import check_keyword, printable
 from crdtmail.errors import ConfigError
 
 # Only a screen has an edge: a table that another program reads is not folded at its 80th column.
 _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 10_000
-out = Console(highlight=False, soft_wrap=True, width=_width)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Screen(Console):
+    """Shows what others have written as it is, and obeys nothing in it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(_tame(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+class _Table(Table):
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Cells are text, in which brackets are brackets."""
+        super().add_row(
+            *(Text(printable(each)) if isinstance(each, str) else each for each in cells), **options
+        )
+
+
+def _tame(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+out = _Screen(highlight=False, soft_wrap=True, width=_width)
+err = _Screen(stderr=True, highlight=False, soft_wrap=True)
 
 _SYSTEM = {f"${name.lower()}": f"\\{name}" for name in ("Seen", "Answered", "Flagged", "Draft", "Deleted")}
 _FROM_IMAP = {
@@ -48,7 +70,7 @@ def keyword(flag: str) -> str:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = _Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         name = column.removeprefix(">")
         made.add_column(name, justify="right" if column.startswith(">") else "left", overflow="fold")

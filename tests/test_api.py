@@ -567,6 +567,46 @@ def test_a_bad_request_is_refused_with_its_reason_and_changes_nothing(
     assert refusals[number] == (status, problem, True)
 
 
+@pytest.mark.parametrize("id", ["", False, [], 0, None])
+def test_an_id_that_is_none_is_refused_and_no_other_one_is_made(tmp_path: Path, id: object) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            answer = await it.ask("POST", f"{INBOX}/messages", {"messages": [{"id": id, "size": 1}]})
+            assert (answer.status, answer.problem) == (400, "invalid-request")
+            assert await shown(it) == {}
+
+    run(test())
+
+
+def test_a_property_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            answer = await it.ask("POST", ALICE, data=b'{"name": "a", "name": "b"}')
+            assert (answer.status, answer.problem) == (400, "invalid-request")
+            assert "twice" in answer.body["detail"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m", "a\x7f", "a\x9bb"])
+def test_what_is_shown_in_a_line_holds_no_control_characters(tmp_path: Path, text: str) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it)
+            for method, path, body in (
+                ("POST", ALICE, {"name": "Work", "role": text}),
+                ("PATCH", INBOX, {"role": text}),
+                ("PATCH", INBOX, {"annotations": {text: "x"}}),
+            ):
+                answer = await it.ask(method, path, body)
+                assert (answer.status, answer.problem) == (400, "invalid-request")
+            answer = await it.ask("PATCH", INBOX, {"annotations": {"/private/comment": "two\nlines"}})
+            assert answer.status == 200
+
+    run(test())
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"ids": 1' + b"0" * 5000 + b"}"]
 )

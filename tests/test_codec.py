@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from contextlib import suppress
 from typing import Any
@@ -12,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.codec import decode_delta, encode_delta
-from crdtmail.crdt.delta import Create, Delta, Keywords, MailboxId
+from crdtmail.crdt.codec import decode_delta, encode_delta, with_checksum
+from crdtmail.crdt.delta import Add, Create, Delta, Keywords, MailboxId
 from crdtmail.crdt.directory import Directory
-from crdtmail.crdt.message import MessageId
+from crdtmail.crdt.message import MessageId, NewMessage
+from crdtmail.crdt.uid import Uid
 from crdtmail.errors import PeerError
 from crdtmail.gossip.codec import (
     decode_answer,
@@ -28,7 +30,7 @@ from crdtmail.gossip.codec import (
     encode_push,
 )
 from crdtmail.gossip.messages import ExchangeAnswer, Position
-from crdtmail.limits import MAX_DELTA
+from crdtmail.limits import MAX_DELTA, MAX_VALUES
 from tests.strategies import CLOCKS, DELTAS, REPLICAS
 
 BOX = MailboxId(b"0123456789abcdef")
@@ -153,7 +155,8 @@ def test_a_delta_over_the_limit_is_refused_unread() -> None:
         decode_delta(b"\0" * (MAX_DELTA + 1))
 
 
-POSITIONS = st.builds(Position, REPLICAS, st.text(max_size=20), CLOCKS, st.integers(0, 2**64 - 1))
+NAMES = st.text(max_size=20).filter(str.isprintable)
+POSITIONS = st.builds(Position, REPLICAS, NAMES, CLOCKS, st.integers(0, 2**64 - 1))
 
 
 @given(POSITIONS, st.lists(st.binary(max_size=9), max_size=3))
@@ -208,4 +211,30 @@ def test_a_large_clock_in_a_large_delta_is_read() -> None:
     clock = Clock({ReplicaId(2**64 - 1 - n): 2**40 for n in range(1000)})
     ids = tuple(MessageId(f"{n:0250}") for n in range(300))
     delta = Delta(Dot(ReplicaId(7), 2), "alice", (Keywords(BOX, ids, ("$seen",), (), clock),) * 2)
+    assert decode_delta(encode_delta(delta)) == delta
+
+
+@pytest.mark.parametrize("value", [b"\x80", b"\x00", b"\x40"], ids=["lists", "numbers", "strings"])
+def test_more_values_than_anybody_has_to_say_are_refused_before_anything_is_made_of_them(
+    value: bytes,
+) -> None:
+    count = MAX_VALUES + 1
+    body = b"\x9a" + count.to_bytes(4, "big") + value * count
+    began = time.process_time()
+    for decode, data in ((decode_push, body), (decode_position, with_checksum(body))):
+        with pytest.raises(PeerError, match="more than 2000000 values"):
+            decode(data)
+    assert time.process_time() - began < 5
+
+
+def test_a_delta_of_more_values_than_a_replica_reads_is_not_written() -> None:
+    """As many keywords as a message may have, on as many messages as a few bytes each allow."""
+    keywords = tuple(sorted(f"k{n}" for n in range(128)))
+    count = MAX_VALUES // 128
+    messages = tuple(NewMessage(MessageId(f"{n}"), Uid(n + 1), 1, 0, keywords) for n in range(count))
+    add = Add(MailboxId(bytes(16)), messages, Clock())
+    with pytest.raises(ValueError, match="more than 2000000 values"):
+        encode_delta(Delta(Dot(ReplicaId(1), 1), "alice", (add,)))
+    fewer = Add(MailboxId(bytes(16)), messages[: count * 9 // 10], Clock())
+    delta = Delta(Dot(ReplicaId(1), 1), "alice", (fewer,))
     assert decode_delta(encode_delta(delta)) == delta

@@ -52,6 +52,7 @@ class Pair:
         said = self.receiver.time() if time is None else time
         sign = sign_request(KEY, "POST", path, said, nonce, "ab", "digest")
         self.receiver.check(KEY, "POST", sent, said, nonce, "ab", "digest", sign)
+        self.receiver.take(said, nonce)
 
 
 def nonce(number: int) -> str:
@@ -172,6 +173,29 @@ def test_a_member_is_answered_with_a_signature(tmp_path: Path) -> None:
             )
             assert answered[SIGNATURE] == expected
             assert answered[SENDER] == f"{service.node.replica.id:016x}"
+
+    run(story())
+
+
+def test_nobody_but_a_member_gets_anything_signed(tmp_path: Path) -> None:
+    """Else somebody in the middle could have this node's time signed for a request to another one."""
+
+    async def story() -> None:
+        async with serving(tmp_path / "mx1", cluster_secret_file=secret_file(tmp_path)) as (service, http):
+            stranger = {SENDER: "1" * 16, NONCE: nonce(1)}
+            for headers in (stranger, signed("", secret="some other secret of the same kind")):
+                status, answered, _ = await ask(http, service.port, headers)
+                assert status == 401
+                assert SIGNATURE not in answered
+                assert TIME not in answered
+            headers = signed("")
+            status, answered, body = await ask(http, service.port, headers)
+            assert status == 401
+            replica = f"{service.node.replica.id:016x}"
+            assert answered[SENDER] == replica, "whose time it is"
+            assert answered[SIGNATURE] == sign_answer(
+                KEY, headers[NONCE], 401, answered[TIME], replica, digest(body)
+            )
 
     run(story())
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from crdtmail.config import Certificates, Config
 from crdtmail.errors import ConfigError
 from crdtmail.security import access, tokens
 from crdtmail.security.access import SECRET as VARIABLE
+from crdtmail.store.lmdb_store import LmdbStore
+from crdtmail.web.gossip_server import SENDER
 from crdtmail.web.server import Service
 from tests.nodes import NodeProcess, node_process, run, until
 from tests.secured import SECRET, ask, certified, config, secret_file, serving, signed, time_of, token
@@ -62,6 +66,36 @@ def test_certificates_let_it_listen_only_with_an_authority_that_peers_must_have(
     without = Certificates(files.certificate, files.key, None)
     with pytest.raises(ConfigError, match="certs"):
         access.load(config(data, host="10.0.0.1", tls=without), {})
+
+
+def test_once_there_are_tokens_nobody_gossips_without_showing_who_they_are(tmp_path: Path) -> None:
+    """On loopback too: everybody on the machine could else read and write all mail as a peer."""
+
+    async def story() -> None:
+        data = tmp_path / "mx1"
+        token(data, "read")
+        async with serving(data) as (service, http):
+            status, _, problem = await ask(http, service.port, {SENDER: "1" * 16})
+            assert status == 401
+            assert "cluster_secret_file or tls.ca" in problem.decode()
+            assert not service.node.gossip.peers.heard
+
+    run(story())
+
+
+def test_a_node_with_tokens_and_peers_does_not_start_without_a_way_to_know_them(tmp_path: Path) -> None:
+    data = tmp_path / "mx1"
+    peered = config(data, peers=("http://127.0.0.1:9",))
+    assert access.load(peered, {}).tokens is None
+    token(data, "read")
+    with pytest.raises(ConfigError) as refusal:
+        access.load(peered, {})
+    for command in ("crdtmail certs FOLDER mx1", "cluster_secret_file ="):
+        assert command in str(refusal.value)
+    assert access.load(peered, {VARIABLE: SECRET}).knows_peers
+    assert access.load(
+        config(data, peers=peered.peers, tls=certified(tmp_path / "ca", "mx1")), {}
+    ).knows_peers
 
 
 def test_the_commands_that_it_names_are_the_way_to_start_it(tmp_path: Path) -> None:
@@ -216,6 +250,21 @@ def test_a_configuration_that_cannot_be_used_is_logged_and_changes_nothing(
     run(story())
 
 
+def test_a_file_that_can_have_no_such_name_is_a_configuration_that_cannot_be_used(tmp_path: Path) -> None:
+    """Whatever lets it through before: at SIGHUP anything else would end the node."""
+    no_file = tmp_path / "a\0b"
+    good = certified(tmp_path / "ca", "mx1")
+    for settings in (
+        {"cluster_secret_file": no_file},
+        {"tls": Certificates(no_file, good.key, good.ca)},
+        {"tls": Certificates(good.certificate, no_file, good.ca)},
+        {"tls": Certificates(good.certificate, good.key, no_file)},
+        {"tls": Certificates(good.certificate, good.key, good.key)},
+    ):
+        with pytest.raises(ConfigError):
+            access.load(config(tmp_path / "mx1", **settings), {})
+
+
 def test_what_takes_a_restart_is_said_and_not_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with serving(tmp_path / "mx1") as (service, _):
@@ -231,7 +280,8 @@ def test_the_signal_makes_a_node_read_its_configuration_again(tmp_path: Path) ->
     with node_process(data, "--config", str(file)) as node:
         client = node.client()
         assert client.status()["peers"] == []
-        file.write_text('peers = ["http://127.0.0.1:9"]')
+        secret = secret_file(tmp_path)
+        file.write_text(f'peers = ["http://127.0.0.1:9"]\ncluster_secret_file = "{secret}"')
         text = token(data, "read")
         knowing = Client(node.address, Credentials(text))
         node.clients.append(knowing)
@@ -264,6 +314,9 @@ def hang_up(node: NodeProcess, true: Callable[[], bool]) -> None:
         ("[tls]\ncertificate = 'a'\nkey = 'b'\npassword = 'c'", "[tls] knows"),
         ("cluster_secret_file = 1", "cluster_secret_file must be text"),
         ("cluster_secret = 'abc'", "unknown setting"),
+        ('data = "/a\\u0000b"', "NUL"),
+        ('cluster_secret_file = "/a\\u0000b"', "NUL"),
+        ('[tls]\ncertificate = "/a\\u0000b"\nkey = "/b"', "NUL"),
         ("peers = ['http://mx2']\n[tls]\ncertificate = 'a'\nkey = 'b'", "use https"),
     ],
 )
@@ -298,3 +351,17 @@ def test_a_node_with_certificates_says_https(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
         assert "one node alone" in crdtmail("verify", address, CRDTMAIL_CA=str(files.ca)).stdout
         assert crdtmail("status", "--node", address).returncode == 3
+
+
+# What others can read -------------------------------------------------------------------------------------
+
+
+def test_what_a_node_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        LmdbStore(tmp_path / "folders" / "mx1").close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "folders" / "mx1").stat().st_mode) == 0o700
+    for file in (tmp_path / "folders" / "mx1").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import aiohttp
 import pytest
 
 from crdtmail import daemon
+from crdtmail.client import Credentials
 from crdtmail.errors import ConfigError
 from crdtmail.security import tokens
 from tests.nodes import run
@@ -260,3 +262,53 @@ def test_tokens_are_listed_without_what_they_are_and_revoked_by_name(tmp_path: P
     assert "imap" not in crdtmail("token", "list", *data).stdout
     unknown = crdtmail("token", "revoke", "imap", *data)
     assert (unknown.returncode, "no token named" in unknown.stderr) == (2, True)
+
+
+# What cannot be done is said in a sentence ----------------------------------------------------------------
+
+
+def said_in_a_sentence(done: subprocess.CompletedProcess[str], what: str) -> bool:
+    assert "Traceback" not in done.stderr
+    return done.returncode == 2 and what in done.stderr
+
+
+@pytest.mark.parametrize("given", ["a\nb", "\udcff", "grün", " "])
+def test_a_token_in_the_environment_that_is_none_is_refused(given: str) -> None:
+    asked = crdtmail("status", "--node", "http://127.0.0.1:1", CRDTMAIL_TOKEN=given)
+    assert said_in_a_sentence(asked, "$CRDTMAIL_TOKEN does not hold a token")
+
+
+def test_a_token_in_the_environment_may_end_with_a_line() -> None:
+    assert Credentials.find({"CRDTMAIL_TOKEN": "abc\n"}).token == "abc"
+
+
+@pytest.mark.parametrize("command", [("list",), ("revoke", "x")])
+def test_tokens_of_a_folder_that_is_not_there_are_not_looked_for(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "typo"
+    asked = crdtmail("token", *command, "--data", str(folder))
+    assert said_in_a_sentence(asked, f"there is no data folder {folder}")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("pattern", ["", "a\nb", "\x07"])
+def test_a_token_for_nobody_is_not_made(tmp_path: Path, pattern: str) -> None:
+    data = str(tmp_path)
+    asked = crdtmail("token", "create", "x", "--scope", "read", "--account", pattern, "--data", data)
+    assert said_in_a_sentence(asked, "fits no account")
+    assert tokens.load(tmp_path) is None
+
+
+def test_a_token_that_finds_no_room_on_the_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        token(tmp_path, "read")
+    monkeypatch.undo()
+    assert tokens.load(tmp_path) is None
+    assert [each.name for each in tmp_path.iterdir()] == ["tokens.lock"]

@@ -52,6 +52,9 @@ def _create(options: argparse.Namespace) -> int:
         raise ConfigError(f"a token's name is printable text of at most {MAX_TOKEN_NAME} characters")
     if len(accounts) > MAX_PATTERNS or any(len(pattern) > MAX_PATTERN for pattern in accounts):
         raise ConfigError(f"at most {MAX_PATTERNS} patterns of at most {MAX_PATTERN} characters")
+    for pattern in accounts:
+        if not pattern or not pattern.isprintable():
+            raise ConfigError(f"--account {pattern!r} fits no account")
     text = tokens.create(_data(options), options.name, scopes, accounts, secrets.token_bytes(TOKEN_BYTES))
     screen.err.print("The token, which is not shown again; a node that runs takes it at SIGHUP:")
     screen.out.print(text, markup=False)
@@ -60,7 +63,9 @@ def _create(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     table = screen.table("name", "scopes", "accounts")
-    known = tokens.load(_data(options))
+    data = _data(options)
+    tokens.check_folder(data)
+    known = tokens.load(data)
     for token in () if known is None else known.all:
         table.add_row(token.name, " ".join(scope.value for scope in token.scopes), " ".join(token.accounts))
     screen.out.print("no token was ever made" if known is None else table)

@@ -42,6 +42,7 @@ from crdtmail.limits import (
     MAX_SIZE,
     MAX_TIME,
     MAX_UID,
+    MAX_VALUES,
 )
 
 VERSION = 2
@@ -60,7 +61,13 @@ def encode_delta(delta: Delta) -> bytes:
     """
     operations = [_plain(operation) for operation in delta.operations]
     _delta(delta.dot.replica, delta.dot.seq, delta.account, operations)
-    return _sealed(delta, operations)
+    data = _sealed(delta, operations)
+    if len(data) > MAX_VALUES:  # fewer bytes cannot hold so many
+        try:
+            _check_heads(data)
+        except PeerError as error:
+            raise ValueError(str(error)) from error
+    return data
 
 
 def _sealed(delta: Delta, operations: list[list[Any]]) -> bytes:
@@ -147,7 +154,7 @@ def load(data: bytes) -> Any:
 def read(data: bytes) -> Any:
     """The value that `data` begins with, whoever encoded it and however."""
     if len(data) > _NO_DANGER:
-        _check_maps(data)
+        _check_heads(data)
     try:
         value = cbor2.loads(
             data,
@@ -161,15 +168,19 @@ def read(data: bytes) -> Any:
     return value
 
 
-def _check_maps(data: bytes) -> None:
-    """Refuse a map that cannot be a clock before anything is made of it.  Raises PeerError.
+def _check_heads(data: bytes) -> None:
+    """Refuse before anything is made of it what would take minutes, or a gigabyte of memory.
 
-    Some megabytes of a map take minutes to decode if their keys collide (lists, whose hashes are no secret),
-    and a gigabyte of memory if they do not.  One pass over the heads of all values, whatever is in what.
+    That is more values than anybody has to say, and maps that cannot be a clock: keys that are lists, whose
+    hashes are no secret, can be made to collide.  One pass over the heads of all values, whatever is in what.
     """
     at, end = 0, len(data)
     unsigned = 0  # so many numbers must follow, because a clock has begun
+    left = MAX_VALUES
     while at < end:
+        left -= 1
+        if left < 0:
+            raise PeerError(f"more than {MAX_VALUES} values", Refusal.OVER_LIMIT)
         kind, argument = data[at] >> 5, data[at] & 31
         at += 1
         if argument >= 24:

@@ -82,6 +82,13 @@ def uid_validity(mailbox: MailboxId) -> int:
     return (generation << 20 | int.from_bytes(mailbox[-3:], "big") % 0xFFFFF) + 1
 
 
+def printable(text: str) -> str:
+    """Text of whoever, for a log or a screen: what would do more there than be read is spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def _text(value: object, what: str, limit: int) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{what} is text that is not empty")

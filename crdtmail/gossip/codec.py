@@ -96,6 +96,7 @@ def position_from_plain(value: object, protocol: int = PROTOCOL) -> Position:
                 and 0 <= replica < 2**64
                 and 0 <= digest < 2**64
                 and len(name) <= MAX_PEER_NAME
+                and name.isprintable()
             ):
                 who = ReplicaId(replica), name, clock_from_plain(clock)
                 match rest, protocol:

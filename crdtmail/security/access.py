@@ -18,11 +18,18 @@ SECRET = "CRDTMAIL_CLUSTER_SECRET"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What is None is not asked for, which only a node that listens on loopback may do."""
+    """What is None is not asked for, which only a node that listens on loopback may do.
+
+    With tokens, peers are asked too: else whoever has none would read and write as one.
+    """
 
     secret: bytes | None = field(default=None, repr=False)
     tls: Tls | None = None
     tokens: Tokens | None = None
+
+    @property
+    def knows_peers(self) -> bool:
+        return self.secret is not None or (self.tls is not None and self.tls.knows_peers)
 
 
 def load(config: Config, environment: Mapping[str, str]) -> Access:
@@ -37,6 +44,11 @@ def load(config: Config, environment: Mapping[str, str]) -> Access:
     )
     if not config.is_loopback:
         _check_closed(config, access)
+    elif config.peers and access.tokens is not None and not access.knows_peers:
+        raise ConfigError(
+            "clients need tokens here, so peers must show who they are too: none could come in, or take what "
+            f"this node sends.\n{_know_each_other(config)}"
+        )
     return access
 
 
@@ -61,14 +73,8 @@ def _secret(config: Config, environment: Mapping[str, str]) -> bytes | None:
 def _check_closed(config: Config, access: Access) -> None:
     """Whoever reaches the port would be let in: say what to do about it, command by command."""
     steps = []
-    if access.secret is None and (access.tls is None or not access.tls.knows_peers):
-        steps.append(
-            "Let the nodes know each other, by certificates:\n"
-            f"    crdtmail certs FOLDER {config.name} OTHER-NODE ...\n"
-            "  and do what it says, or by a secret that is the same on all nodes:\n"
-            "    (umask 077; head -c 32 /dev/urandom | base64 > /etc/crdtmail/secret)\n"
-            '    and in the configuration: cluster_secret_file = "/etc/crdtmail/secret"'
-        )
+    if not access.knows_peers:
+        steps.append(_know_each_other(config))
     if access.tokens is None or not access.tokens.all:
         steps.append(
             "Make a token for the clients:\n"
@@ -79,3 +85,13 @@ def _check_closed(config: Config, access: Access) -> None:
             f"listening on {config.host} would let everybody who reaches it read and change mailboxes.\n"
             + "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
         )
+
+
+def _know_each_other(config: Config) -> str:
+    return (
+        "Let the nodes know each other, by certificates:\n"
+        f"    crdtmail certs FOLDER {config.name} OTHER-NODE ...\n"
+        "  and do what it says, or by a secret that is the same on all nodes:\n"
+        "    (umask 077; head -c 32 /dev/urandom | base64 > /etc/crdtmail/secret)\n"
+        '    and in the configuration: cluster_secret_file = "/etc/crdtmail/secret"'
+    )

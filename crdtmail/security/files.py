@@ -15,8 +15,8 @@ def read_private(path: Path, what: str, limit: int) -> bytes:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a path may hold what no path can
+        raise ConfigError(f"{what} {path} cannot be read: {_reason(error)}") from error
     if mode & 0o077:
         raise ConfigError(f"{what} {path} can be read or changed by others: chmod 600 {path}")
     if len(data) > limit:
@@ -52,3 +52,15 @@ def give_to_folders_owner(file: int, folder: Path) -> None:
     if os.geteuid() == 0:
         owner = folder.stat()
         os.fchown(file, owner.st_uid, owner.st_gid)
+
+
+def read(path: Path) -> bytes:
+    """What stands in a file that anybody may read.  Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -60,10 +60,7 @@ class Receiver:
     def check(
         self, secret: bytes, method: str, path: str, time: str, nonce: str, sender: str, body: str, sign: str
     ) -> None:
-        """Raises Unauthenticated with the reason, Overloaded if it cannot be remembered.
-
-        A request is remembered for as long as its time is good: after that the time refuses it.
-        """
+        """Raises Unauthenticated with the reason if no member has signed it."""
         if not is_nonce(nonce):
             raise Unauthenticated(
                 "the request is not signed with the cluster's secret", _CHALLENGE, Refusal.NOT_SIGNED
@@ -74,6 +71,13 @@ class Receiver:
                 _CHALLENGE,
                 Refusal.FALSE_SIGNATURE,
             )
+
+    def take(self, time: str, nonce: str) -> None:
+        """A request that a member has signed, once and in time.
+
+        Raises Unauthenticated with the reason, Overloaded if it cannot be remembered.  It is remembered for
+        as long as its time is good: after that the time refuses it.
+        """
         told = _TIME.fullmatch(time)
         if told is None or told[1] != self._life:
             # Signed by a member that has not heard this node's time yet: no attack, so it is not counted.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crdtmail.errors import ConfigError
 from crdtmail.limits import MAX_SECRET_FILE
-from crdtmail.security.files import read_private
+from crdtmail.security.files import read, read_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ def load(certificate: Path, key: Path, ca: Path | None) -> Tls:
     """Raises ConfigError with the file that is at fault."""
     hash = hashlib.sha256(read_private(key, "the key", MAX_SECRET_FILE))
     for file in (certificate, ca):
-        hash.update(b"" if file is None else _read(file))
+        hash.update(b"" if file is None else read(file))
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = client_context(ca)
     try:
@@ -39,22 +39,18 @@ def load(certificate: Path, key: Path, ca: Path | None) -> Tls:
     if ca is not None:
         # Clients without a certificate are let in, and have their token; one by another CA is not.
         server.verify_mode = ssl.CERT_OPTIONAL
-        server.load_verify_locations(cafile=ca)
+        try:
+            server.load_verify_locations(cafile=ca)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{ca} holds no certificate: {error}") from error
     return Tls(server, client, ca is not None, hash.digest())
 
 
 def client_context(ca: Path | None) -> ssl.SSLContext:
     """Believes what `ca` has signed; without one, what this machine's own authorities have."""
     if ca is not None:
-        _read(ca)
+        read(ca)
     try:
         return ssl.create_default_context(cafile=None if ca is None else str(ca))
-    except ssl.SSLError as error:
-        raise ConfigError(f"{ca} holds no certificate: {error.reason}") from error
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{ca} holds no certificate: {error}") from error

@@ -75,14 +75,14 @@ def load(folder: Path) -> Tokens | None:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error
 
 
 def create(folder: Path, name: str, scopes: list[Scope], accounts: list[str], random: bytes) -> str:
     """Make a token; the only time that it is told.  Raises ConfigError if the name is taken."""
     text = "crdtmail_" + base64.urlsafe_b64encode(random).rstrip(b"=").decode()
-    with _changing(folder) as tokens:
+    with _changing(folder, make=True) as tokens:
         if any(token.name == name for token in tokens):
             raise ConfigError(f"there is a token named {name!r} already; revoke it first")
         if len(tokens) >= MAX_ACCESS_TOKENS:
@@ -93,30 +93,43 @@ def create(folder: Path, name: str, scopes: list[Scope], accounts: list[str], ra
 
 def revoke(folder: Path, name: str) -> None:
     """Take a token away.  The file stays: without any token in it nobody is let in."""
-    with _changing(folder) as tokens:
+    with _changing(folder, make=False) as tokens:
         left = [token for token in tokens if token.name != name]
         if len(left) == len(tokens):
             raise ConfigError(f"there is no token named {name!r}")
         tokens[:] = left
 
 
+def check_folder(folder: Path) -> None:
+    """Raises ConfigError if there is none: then it is another one that was meant."""
+    try:
+        is_there = folder.is_dir()
+    except OSError as error:
+        raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+    if not is_there:
+        raise ConfigError(f"there is no data folder {folder}")
+
+
 @contextmanager
-def _changing(folder: Path) -> Iterator[list[Token]]:
+def _changing(folder: Path, *, make: bool) -> Iterator[list[Token]]:
     """The tokens, written back at the end of the block, with nobody else changing them meanwhile."""
+    if not make:
+        check_folder(folder)
+    lock = -1
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "tokens.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
-    try:
         give_to_folders_owner(lock, folder)
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = load(folder)
         tokens = [] if known is None else list(known.all)
         yield tokens
         write_private(folder / FILE, msgspec.json.format(msgspec.json.encode(_Kept(tokens))) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"the data folder {folder} cannot be used: {error.strerror}") from error
     finally:
-        os.close(lock)
+        if lock >= 0:
+            os.close(lock)
 
 
 def _hash(text: str) -> str:

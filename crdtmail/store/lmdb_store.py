@@ -81,7 +81,12 @@ class LmdbStore:
         # Most reads are of single records: reading ahead makes one flag in a large cold mailbox take
         # twenty times as long (`python -m benchmarks cold-flag`).
         env = lmdb.open(
-            str(self._folder), map_size=size, max_dbs=len(Table), max_readers=MAX_READERS, readahead=False
+            str(self._folder),
+            mode=0o600,
+            map_size=size,
+            max_dbs=len(Table),
+            max_readers=MAX_READERS,
+            readahead=False,
         )
         try:
             env.reader_check()
@@ -417,7 +422,7 @@ class _Place:
 def _make_folder(folder: Path) -> None:
     """Make the folder and those above it, so that they outlast a loss of power."""
     made = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whose mail it is, is no business of others
     for each in made:
         _sync_folder(each.parent)
 
@@ -429,7 +434,7 @@ def _create(data: Path) -> None:
     """
     new = data.with_suffix(".new")
     new.unlink(missing_ok=True)
-    with lmdb.open(str(new), subdir=False, lock=False) as env:
+    with lmdb.open(str(new), subdir=False, lock=False, mode=0o600) as env:
         env.sync(True)
     new.replace(data)
     _sync_folder(data.parent)

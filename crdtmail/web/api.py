@@ -30,6 +30,7 @@ from crdtmail.limits import (
     MAX_REPLICAS,
     MAX_SCRIPT,
     MAX_UID,
+    ROOM_PER_ROW,
 )
 from crdtmail.node import Node
 from crdtmail.replica import Replica
@@ -39,6 +40,7 @@ from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
 from crdtmail.web.guard import BEARER
 from crdtmail.web.listener import Listener
+from crdtmail.web.load import SHARE
 from crdtmail.web.metrics import CONTENT_TYPE, exposition
 from crdtmail.web.requests import (
     as_object,
@@ -49,6 +51,7 @@ from crdtmail.web.requests import (
     incoming,
     json_object,
     keyword_changes,
+    label,
     mailbox_id,
     mailbox_name,
     number,
@@ -145,7 +148,7 @@ class _Api:
         """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""
         token = request.get(BEARER)
         after = request.query.get("after", "")
-        limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+        limit = _page(request, 1)
 
         def query(tables: Tables) -> dict[str, Any]:
             head = tables.head()
@@ -186,10 +189,10 @@ class _Api:
 
     async def create_mailbox(self, request: web.Request) -> web.Response:
         account = _account(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"name", "role", "isSubscribed"})
         name = mailbox_name(body.get("name"))
-        role = text(body["role"], "role", _ROLE) if body.get("role") is not None else None
+        role = label(body["role"], "role", _ROLE) if body.get("role") is not None else None
         subscribed = boolean(body["isSubscribed"], "isSubscribed") if "isSubscribed" in body else None
 
         def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class _Api:
         """The merged state.  304 without a look at any message if it is what the client has."""
         node, (account, mailbox) = self._node, await self._mailbox(request)
         after = number(request, "after", 0, 0, MAX_UID)
-        limit = number(request, "limit", DEFAULT_PAGE, 0, MAX_PAGE)
+        limit = _page(request, 0)
         seen = request.headers.get("If-None-Match", "")
 
         def query(tables: Tables, box: Mailbox) -> tuple[str, str, bytes | None]:
@@ -223,12 +226,12 @@ class _Api:
 
     async def change_mailbox(self, request: web.Request) -> web.Response:
         account, mailbox = await self._mailbox(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"name", "role", "isSubscribed", "annotations"})
         name = mailbox_name(body["name"]) if "name" in body else None
         properties: dict[str, Any] = {}
         if "role" in body:
-            properties["role"] = "" if body["role"] is None else text(body["role"], "role", _ROLE)
+            properties["role"] = "" if body["role"] is None else label(body["role"], "role", _ROLE)
         if "isSubscribed" in body:
             properties["is_subscribed"] = boolean(body["isSubscribed"], "isSubscribed")
         if "annotations" in body:
@@ -271,7 +274,7 @@ class _Api:
 
     async def change_script(self, request: web.Request) -> web.Response:
         account, name = _account(request), _script(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"content", "isActive"})
         content = text(body["content"], "content", MAX_SCRIPT) if "content" in body else None
         if content is not None and len(content.encode()) > MAX_SCRIPT:
@@ -301,7 +304,7 @@ class _Api:
         since = request.query.get("since")
         if since is None:
             raise RequestError("since is missing: a state from the mailbox or from earlier changes")
-        limit = number(request, "limit", DEFAULT_PAGE, 1, MAX_PAGE)
+        limit = _page(request, 1)
         until = node.now() + seconds(request, "wait", 0.0)
 
         def query(tables: Tables, box: Mailbox) -> tuple[bool, dict[str, Any]]:
@@ -314,15 +317,17 @@ class _Api:
             any_change, document = await node.read_mailbox(account, mailbox, query)
             if any_change or node.stopping or node.now() >= until:
                 return _json(document)
+            request[SHARE].be(0)
             try:
                 async with asyncio.timeout(until - node.now()):
                     await changed.wait()
             except TimeoutError:
                 return _json(document)
+            _page(request, 1)
 
     async def add(self, request: web.Request) -> web.Response:
         account, mailbox = await self._mailbox(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"messages", "ifAbsent", "wantUids"})
         messages = incoming(body.get("messages"), now=int(time.time()), new_id=lambda: uuid.uuid4().hex)
         if_absent = boolean(body.get("ifAbsent", False), "ifAbsent")
@@ -336,7 +341,7 @@ class _Api:
 
     async def change_keywords(self, request: web.Request) -> web.Response:
         account, mailbox = await self._mailbox(request)
-        changes = keyword_changes(await json_object(request))
+        changes = keyword_changes(json_object(request))
 
         def command(replica: Replica, txn: Transaction) -> dict[str, Any]:
             return {"updated": replica.change_keywords(txn, account, mailbox, changes)}
@@ -345,7 +350,7 @@ class _Api:
 
     async def expunge(self, request: web.Request) -> web.Response:
         account, mailbox = await self._mailbox(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"ids", "uids", "deleted"})
         deleted = boolean(body.get("deleted", False), "deleted")
         if deleted and len(body) > 1:
@@ -367,7 +372,7 @@ class _Api:
         self, request: web.Request, transfer: Callable[..., list[MessageId]], said: str
     ) -> web.Response:
         account, source = await self._mailbox(request)
-        body = await json_object(request)
+        body = json_object(request)
         only(body, {"ids", "uids", "to", "wantUids"})
         target = await self._resolve(account, body.get("to"))
         chosen = selection(body)
@@ -427,6 +432,13 @@ def _account(request: web.Request) -> Account:
     return checked(check_account, request.match_info["account"])
 
 
+def _page(request: web.Request, least: int) -> int:
+    """How many rows the answer may have; there is room for them from here on.  Raises Overloaded."""
+    limit = number(request, "limit", DEFAULT_PAGE, least, MAX_PAGE)
+    request[SHARE].be(limit * ROOM_PER_ROW)
+    return limit
+
+
 def _script(request: web.Request) -> str:
     return checked(check_script_name, request.match_info["script"])
 
@@ -436,7 +448,7 @@ def _annotations(value: object) -> dict[str, str | None]:
     if len(given) > MAX_ANNOTATIONS:
         raise RequestError(f"a mailbox has at most {MAX_ANNOTATIONS} annotations")
     return {
-        text(name, "an annotation's name", 255): None if of is None else text(of, name, MAX_ANNOTATION)
+        label(name, "an annotation's name", 255): None if of is None else text(of, name, MAX_ANNOTATION)
         for name, of in given.items()
     }
 

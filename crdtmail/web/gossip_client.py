@@ -7,15 +7,17 @@ import json
 import logging
 import secrets
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
+from typing import TypeVar
 
 import aiohttp
 
+from crdtmail.crdt.names import printable
 from crdtmail.effects import Call, Reply
 from crdtmail.errors import PeerError, PeerUnreachable, Refusal, UnknownProtocol
 from crdtmail.gossip.filling import Filling
-from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
+from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY, MIN_RATE
 from crdtmail.node import Node, Trouble
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Caller, digest, sign_request
@@ -23,6 +25,7 @@ from crdtmail.web.gossip_server import CBOR, DIGEST, NONCE, SENDER, SIGNATURE, T
 from crdtmail.web.housekeeping import keep_house
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Talks:
@@ -156,7 +159,7 @@ class _Talk:
             time, body = self._caller.time(), digest(call.body)
             sign = sign_request(access.secret, "POST", where, time, nonce, sender, body)
             headers |= {TIME: time, NONCE: nonce, DIGEST: body, SIGNATURE: sign}
-        async with self._http.post(
+        asking = self._http.post(
             call.address + where,
             data=call.body,
             headers=headers,
@@ -165,7 +168,8 @@ class _Talk:
             ),
             ssl=True if access.tls is None else access.tls.client,
             allow_redirects=False,  # what is signed is for this peer
-        ) as response:
+        )
+        async with await _in_time(asking, len(call.body)) as response:
             answer = await _read(response)
             if access.secret is not None:
                 given = [response.headers.get(name, "") for name in (TIME, SENDER, SIGNATURE)]
@@ -186,13 +190,29 @@ class _Talk:
             raise refusal(f"the peer answered {response.status}: {_reason(answer)}", None)
 
 
+async def _in_time(asking: Awaitable[T], size: int) -> T:
+    """The head of the answer: after a connection, a body of this size on its way, and silence."""
+    try:
+        async with asyncio.timeout(3 * GOSSIP_TIMEOUT_S + size / MIN_RATE):
+            return await asking
+    except TimeoutError as error:
+        raise PeerUnreachable(str(error) or "the peer takes its time to read or to answer") from error
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    answer = await response.content.read(MAX_GOSSIP_BODY + 1)
-    while not response.content.at_eof() and len(answer) <= MAX_GOSSIP_BODY:
-        answer += await response.content.read(MAX_GOSSIP_BODY + 1 - len(answer))
-    if len(answer) > MAX_GOSSIP_BODY:
-        raise PeerError("the answer is over the limit", Refusal.OVER_LIMIT)
-    return answer
+    """The body.  Who drips it would hold us, and perhaps a snapshot of ours, for ever."""
+    answer = bytearray()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    try:
+        while not response.content.at_eof():
+            async with asyncio.timeout_at(began + GOSSIP_TIMEOUT_S + len(answer) / MIN_RATE):
+                answer += await response.content.readany()
+            if len(answer) > MAX_GOSSIP_BODY:
+                raise PeerError("the answer is over the limit", Refusal.OVER_LIMIT)
+    except TimeoutError as error:
+        raise PeerUnreachable("the answer comes too slowly") from error
+    return bytes(answer)
 
 
 def _cause(error: Exception) -> str:
@@ -201,15 +221,16 @@ def _cause(error: Exception) -> str:
         error = error.certificate_error
     elif isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
-    return str(error) or type(error).__name__
+    return printable(str(error) or type(error).__name__)
 
 
 def _reason(answer: bytes) -> str:
     """The detail of a problem (RFC 9457), or the beginning of whatever else it is."""
     try:
-        return str(json.loads(answer)["detail"])[:300]
+        said = str(json.loads(answer)["detail"])
     except (ValueError, TypeError, KeyError, RecursionError):
-        return answer[:300].decode(errors="replace")
+        said = answer[:300].decode(errors="replace")
+    return printable(said[:300])
 
 
 def _end_with(task: asyncio.Task[None]) -> None:

@@ -12,6 +12,7 @@ from crdtmail.effects import PROTOCOL, Kind
 from crdtmail.errors import PeerError
 from crdtmail.gossip.refusals import OTHERS
 from crdtmail.node import Node
+from crdtmail.web.load import BODY
 
 CBOR = "application/cbor"
 SENDER = "Crdtmail-Replica"
@@ -41,7 +42,7 @@ def _handler(node: Node, kind: Kind) -> Callable[[web.Request], Awaitable[web.Re
             node.gossip.refusals.refuse(OTHERS, error)
             raise
         protocol = int(request.match_info["protocol"])
-        reply = await node.answer(kind, sender, await request.read(), protocol)
+        reply = await node.answer(kind, sender, request[BODY], protocol)
         headers = {SENDER: f"{reply.replica:016x}"}
         if not reply.body:
             return web.Response(status=reply.status, headers=headers)

@@ -5,82 +5,109 @@ What is refused here has changed nothing, and its body has not been read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.typedefs import Handler
 
-from crdtmail.errors import NotPermitted, Overloaded, Refusal, Unauthenticated
+from crdtmail.crdt.clock import ReplicaId
+from crdtmail.effects import Kind
+from crdtmail.errors import NotPermitted, Overloaded, Refusal, RequestError, Unauthenticated
 from crdtmail.gossip.refusals import Refusals
-from crdtmail.limits import (
-    MAX_BODIES,
-    MAX_GOSSIP_BODY,
-    MAX_GOSSIP_REQUESTS,
-    MAX_REQUESTS_PER_PEER,
-    MIN_RATE,
-    SILENCE_S,
-)
+from crdtmail.limits import MAX_GOSSIP_BODY, MAX_JSON_BODY, MAX_POSITION, MAX_QUESTION
 from crdtmail.security.access import Access
-from crdtmail.security.signing import Receiver, digest, is_nonce, sign_answer
+from crdtmail.security.signing import Receiver, digest, sign_answer
 from crdtmail.security.tokens import Scope, Token
 from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME, asker
+from crdtmail.web.load import BODY, SHARE, Load, Share, body_of, receive, send, size_of
 from crdtmail.web.problems import problems
 
 log = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 60.0  # whoever may not come in must not fill the disk either
+_BODYLESS = {"GET", "HEAD", "DELETE"}
+_HARMLESS = {"GET", "HEAD"}
+_LARGEST = {
+    Kind.EXCHANGE.value: MAX_POSITION,
+    Kind.PUSH.value: MAX_GOSSIP_BODY,
+    Kind.SNAPSHOT.value: MAX_QUESTION,
+    Kind.OFFER.value: MAX_GOSSIP_BODY,
+}
+"""What a peer can have to say."""
 _REFUSALS = {404: Refusal.VERSION, 408: Refusal.TOO_SLOW, 413: Refusal.OVER_LIMIT}
 """What HTTP's own errors are when it is a peer that asks.  Paths have versions: a later one is not found."""
-_Peer = tuple[str | None, str | None]
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
+SIGNED = web.RequestKey("SIGNED", bool)
+"""Whether a member has signed the request."""
 
 
 class Guard:
     """Lets requests in.  `access` may be set anew at any time, and holds from the next request on."""
 
-    def __init__(self, access: Access, life: str, refusals: Refusals, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        access: Access,
+        life: str,
+        refusals: Refusals,
+        now: Callable[[], float],
+        replica: Callable[[], ReplicaId],
+    ) -> None:
         self.access = access
         self._refusals = refusals
         self._now = now
+        self._replica = replica
         self._log_again_at = now()
         self._receiver = Receiver(life, now)
-        self._load = _Load()
+        self._load = Load()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Outermost of all: everything that goes out passes here, problems too."""
         is_gossip = _route(request).startswith(PREFIX)
         access = self.access
+        load = self._load
         with ExitStack() as held:
+            share = held.enter_context((load.peers if is_gossip else load.answers).share())
 
             async def admitted(request: web.Request) -> web.StreamResponse:
+                if request.version < HttpVersion10:
+                    raise web.HTTPVersionNotSupported(text="HTTP/1.1 is spoken here")
                 with self._counted(request, is_gossip):
                     if is_gossip:
                         self._check_peer(request, access)
                         held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
                     elif access.tokens is not None:
                         self._check_client(request, access)
-                    size = _content_length(request)
-                    with self._load.expected(size):
-                        body = await _read(request, size)
-                    held.enter_context(self._load.held(len(body)))
-                    if is_gossip and access.secret is not None:
-                        self._receiver.check_body(request.headers.get(DIGEST, ""), body)
-                    return await handler(request)
+                    with (load.peers if is_gossip else load.bodies).share() as coming:
+                        request[BODY] = body = await _body(request, coming)
+                        if is_gossip and access.secret is not None:
+                            self._receiver.check_body(request.headers.get(DIGEST, ""), body)
+                        request[SHARE] = share
+                        return await handler(request)
 
             answer = await problems(request, admitted)
-            if is_gossip and access.secret is not None:
+            try:
+                share.be(0)
+                share.be(size_of(answer))
+            except Overloaded as error:
+                answer = await problems(request, _raising(error))
+                if not (is_gossip or request.method in _HARMLESS) and request.transport is not None:
+                    request.transport.abort()  # it is done, so no refusal can be the answer
+            if access.secret is not None and SIGNED in request:
                 self._sign(request, answer, access.secret)
-            held.enter_context(self._load.held(_size(answer)))
-            await _send(request, answer)
+            await send(request, answer)
         return answer
 
     def _check_peer(self, request: web.Request, access: Access) -> None:
+        if access.tokens is not None and not access.knows_peers:
+            raise Unauthenticated(
+                "clients need tokens here, and peers something too: set cluster_secret_file or tls.ca",
+                "Crdtmail-HMAC",
+                Refusal.NOT_SIGNED,
+            )
         if access.tls is not None and access.tls.knows_peers:
             transport = request.transport
             if transport is None or not transport.get_extra_info("peercert"):
@@ -101,6 +128,8 @@ class Guard:
                 headers.get(DIGEST, ""),
                 headers.get(SIGNATURE, ""),
             )
+            request[SIGNED] = True
+            self._receiver.take(headers.get(TIME, ""), headers.get(NONCE, ""))
 
     def _check_client(self, request: web.Request, access: Access) -> None:
         assert access.tokens is not None
@@ -144,12 +173,13 @@ class Guard:
             raise
 
     def _sign(self, request: web.Request, answer: web.StreamResponse, secret: bytes) -> None:
-        """Refusals too: a caller must be able to believe the time that it is told with a 401."""
-        nonce = request.headers.get(NONCE, "")
-        if not is_nonce(nonce):
-            return
-        time, sender = self._receiver.time(), answer.headers.get(SENDER, "")
-        body = digest(_body(answer))
+        """Refusals too: a caller must be able to believe the time that a 401 tells, and whose it is.
+
+        But only a member is answered so: else anybody could have any nonce signed, and tell one member this
+        node's time as another's.
+        """
+        nonce, time, body = request.headers[NONCE], self._receiver.time(), digest(body_of(answer))
+        sender = answer.headers.setdefault(SENDER, f"{self._replica():016x}")
         answer.headers[TIME] = time
         answer.headers[SIGNATURE] = sign_answer(secret, nonce, answer.status, time, sender, body)
 
@@ -170,84 +200,20 @@ def _route(request: web.Request) -> str:
     return request.path if resource is None else resource.canonical
 
 
-class _Load:
-    """What is under way.  Raises Overloaded rather than take more than memory was meant for."""
-
-    def __init__(self) -> None:
-        self._bytes = 0
-        self._gossip: Counter[_Peer] = Counter()
-
-    @contextmanager
-    def expected(self, size: int) -> Iterator[None]:
-        """A body that is to come.  What was read is held by its true size: one may not have told it."""
-        if self._bytes + size > MAX_BODIES:
-            raise Overloaded("the node has too many bodies in memory")
-        with self.held(size):
-            yield
-
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
-        """A body or an answer that is there."""
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._bytes -= size
-
-    @contextmanager
-    def asking(self, peer: _Peer) -> Iterator[None]:
-        """A request of a peer."""
-        if self._gossip[peer] >= MAX_REQUESTS_PER_PEER or self._gossip.total() >= MAX_GOSSIP_REQUESTS:
-            raise Overloaded("too many requests of peers are under way")
-        self._gossip[peer] += 1
-        try:
-            yield
-        finally:
-            self._gossip[peer] -= 1
-            if not self._gossip[peer]:
-                del self._gossip[peer]
+async def _body(request: web.Request, share: Share) -> bytes:
+    if request.method in _BODYLESS:
+        if request.body_exists:
+            raise RequestError(f"a {request.method} has no body")
+        return b""
+    route = _route(request)
+    if not route.startswith(PREFIX):
+        return await receive(request, MAX_JSON_BODY, share)
+    kind = route.rpartition("/")[2]
+    return await receive(request, _LARGEST.get(kind, MAX_GOSSIP_BODY), share)
 
 
-def _content_length(request: web.Request) -> int:
-    """The size that the body will have; of one that does not say, the largest."""
-    if not request.body_exists:
-        return 0
-    size = request.content_length
-    if size is not None and size > MAX_GOSSIP_BODY:
-        raise web.HTTPRequestEntityTooLarge(max_size=MAX_GOSSIP_BODY, actual_size=size)
-    return MAX_GOSSIP_BODY if size is None else size
+def _raising(error: Exception) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        raise error
 
-
-async def _read(request: web.Request, size: int) -> bytes:
-    """The body, which the request keeps.  Raises HTTPRequestTimeout for one that drips."""
-    try:
-        async with asyncio.timeout(_patience_s(size)):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
-
-
-async def _send(request: web.Request, answer: web.StreamResponse) -> None:
-    """Send the answer here, where what it takes is counted; hang up on who does not read it in time."""
-    try:
-        async with asyncio.timeout(_patience_s(_size(answer))):
-            await answer.prepare(request)
-            await answer.write_eof()
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-    except ConnectionError as error:
-        log.debug("the client has gone: %s", error)
-
-
-def _patience_s(size: int) -> float:
-    return SILENCE_S + size / MIN_RATE
-
-
-def _body(answer: web.StreamResponse) -> bytes:
-    body = answer.body if isinstance(answer, web.Response) else None
-    return body if isinstance(body, bytes) else b""
-
-
-def _size(answer: web.StreamResponse) -> int:
-    return len(_body(answer))
+    return handler

@@ -7,16 +7,18 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from aiohttp import web
 
 from crdtmail.errors import ConfigError, Refusal
 from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS, SHUTDOWN_S
+from crdtmail.web.connections import Places
 
 log = logging.getLogger(__name__)
 
+_LOG_EVERY_S = 60.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -30,14 +32,21 @@ class Listener:
         self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, refusals: Refusals
     ) -> None:
         self.tls = tls
+        self._places = Places()
         self._sockets = sockets
         self._refusals = refusals
         self._tasks: set[asyncio.Task[None]] = set()
-        self._complaint: str | None = None
+        self._complain_again_at: dict[str, float] = {}
 
-    def serve(self, server: web.Server) -> None:
-        """Have `server` answer on the connections that come from now on."""
+    def serve(
+        self, server: web.Server, connection: Callable[[Callable[[], None]], web.RequestHandler]
+    ) -> None:
+        """Have `server` answer on the connections that come from now on.
+
+        `connection` makes one, and is told what to call when it has ended.
+        """
         self._server = server
+        self._connection = connection
         self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in self._sockets]
 
     @property
@@ -47,7 +56,7 @@ class Listener:
     @property
     def connections(self) -> int:
         """How many are open, with those that are being made."""
-        return len(self._server.connections) + len(self._tasks)
+        return self._places.taken
 
     async def close(self) -> None:
         """Take no more connections; those that there are stay."""
@@ -66,32 +75,37 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, address = await loop.sock_accept(listening)
             except OSError as error:
                 # Others mean that this one connection was gone before we took it.
                 if error.errno in _EXHAUSTED:
                     self._complain(f"connections wait, because of: {error.strerror}")
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if self.connections >= MAX_CONNECTIONS:
-                self._complain(f"connections are refused: {MAX_CONNECTIONS} are open")
+            ended = self._places.take(address[0])
+            if ended is None:
+                self._complain(
+                    f"connections are refused: of {MAX_CONNECTIONS}, one address has as many as are free"
+                )
                 connection.close()
                 continue
-            self._complaint = None
-            self._keep(self._begin(connection), "handshake")
+            self._keep(self._begin(connection, ended), "handshake")
 
-    async def _begin(self, connection: socket.socket) -> None:
+    async def _begin(self, connection: socket.socket, ended: Callable[[], None]) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._server,
+                lambda: self._connection(ended),
                 connection,
                 ssl=self.tls,
                 ssl_handshake_timeout=None if self.tls is None else HANDSHAKE_S,
             )
-        except ssl.SSLCertVerificationError as error:
-            text = f"a certificate was shown that does not hold: {error.verify_message}"
-            self._refusals.count(None, Refusal.FALSE_CERTIFICATE, text)
-        except OSError as error:
+        except BaseException as error:
+            ended()
+            if not isinstance(error, OSError):
+                raise
+            if isinstance(error, ssl.SSLCertVerificationError):
+                text = f"a certificate was shown that does not hold: {error.verify_message}"
+                self._refusals.count(None, Refusal.FALSE_CERTIFICATE, text)
             log.debug("a connection has not come about, and is closed: %s", error)
 
     def _keep(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -100,10 +114,11 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
 
     def _complain(self, complaint: str) -> None:
-        """Once, until a connection is taken again: the log must not fill the disk too."""
-        if complaint != self._complaint:
+        """Now and then: the log must not fill the disk too."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._complain_again_at.get(complaint, now):
+            self._complain_again_at[complaint] = now + _LOG_EVERY_S
             log.error("%s", complaint)
-        self._complaint = complaint
 
 
 async def _end(connections: Sequence[web.RequestHandler]) -> None:

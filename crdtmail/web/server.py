@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -12,6 +12,7 @@ from crdtmail.limits import MAX_GOSSIP_BODY, MAX_IDLE_S, MAX_JSON_BODY, SHUTDOWN
 from crdtmail.node import Node
 from crdtmail.security.access import Access
 from crdtmail.web import api, gossip_server
+from crdtmail.web.connections import Connection, Malformed
 from crdtmail.web.gossip_client import Talks
 from crdtmail.web.guard import Guard
 from crdtmail.web.listener import Listener, bind
@@ -60,21 +61,26 @@ async def serving(node: Node, host: str, port: int, access: Access) -> AsyncIter
     Raises ConfigError if the address cannot be listened on.
     """
     refusals = node.gossip.refusals
-    guard = Guard(access, secrets.token_hex(8), refusals, node.now)
+    guard = Guard(access, secrets.token_hex(8), refusals, node.now, lambda: node.replica.id)
     listener = Listener(bind(host, port), None if access.tls is None else access.tls.server, refusals)
-    # A client that has gone waits for nothing more, and no UID is shown to it.  Nothing is decompressed: a
-    # small body must not become a large one.
+    malformed = Malformed(refusals, node.now)
+    # A client that has gone waits for nothing more, and no UID is shown to it.
     runner = web.AppRunner(
         application(node, guard, listener),
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
         handler_cancellation=True,
-        keepalive_timeout=MAX_IDLE_S,
-        auto_decompress=False,
     )
     await runner.setup()
     assert runner.server is not None
-    listener.serve(runner.server)
+    server = runner.server
+
+    def connection(ended: Callable[[], None]) -> Connection:
+        # Nothing is decompressed: a small body must not become a large one.
+        options = {"keepalive_timeout": MAX_IDLE_S, "auto_decompress": False, "access_log": None}
+        return Connection(server, malformed, ended, **options)
+
+    listener.serve(server, connection)
     try:
         async with Talks(node, access) as talks:
             talks.change(list(node.gossip.peers.sessions), access)
