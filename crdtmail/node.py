@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
@@ -34,7 +34,7 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import PeerError, StoreError
+from crdtmail.errors import Overloaded, PeerError, StoreError
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.replica import KEEP_ALL, Keep, Replica
@@ -125,7 +125,9 @@ class Node:
             event.set()
 
     def close(self) -> None:
-        """Commit what waits, then let go of the store."""
+        """Commit what waits, and how far the peers are, then let go of the store."""
+        with suppress(StoreError, Overloaded):
+            self._writer.submit(self.gossip.remember_peers)
         self._writer.stop()
         for held in list(self._held):
             held.release()
