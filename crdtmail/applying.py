@@ -7,11 +7,12 @@ deltas, in whatever causal order, hold the same replicated state.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from crdtmail.crdt.clock import Clock, ReplicaId
-from crdtmail.crdt.codec import dump, plain_clock
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import decode_delta, dump, plain_clock
 from crdtmail.crdt.delta import (
     Account,
     Add,
@@ -27,7 +28,7 @@ from crdtmail.crdt.delta import (
     Renumber,
 )
 from crdtmail.crdt.directory import Directory
-from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Message, MessageId, expand
+from crdtmail.crdt.message import DELETED, EMPTY, UNDELETED, Instance, Message, MessageId, expand
 from crdtmail.crdt.uid import Uid
 from crdtmail.store.tables import (
     BLOCK,
@@ -40,6 +41,7 @@ from crdtmail.store.tables import (
     Modseq,
     Range,
     StoredMessage,
+    Tables,
     WritableTables,
     element_digest,
     encode_instances,
@@ -48,8 +50,9 @@ from crdtmail.store.tables import (
 
 
 class Rehoming(NamedTuple):
-    """Keyword changes of this replica that a move elsewhere had not seen; they follow the message."""
+    """Keyword changes that a move had not seen; they follow the message to the instance that it made."""
 
+    move: Dot
     mailbox: MailboxId
     id: MessageId
     add: frozenset[str]
@@ -74,6 +77,15 @@ def apply(
     head.log_bytes += len(data)
     tables.put_head(head)
     return application.rehomings
+
+
+def reapply(tables: WritableTables, head: Head, data: bytes, replica: ReplicaId) -> Account:
+    """Let a delta of our log have its effect once more; `head` is written by the caller.  Its account."""
+    delta = decode_delta(data)
+    application = _Application(tables, head, delta, replica)
+    for operation in delta.operations:
+        application.apply(operation)
+    return delta.account
 
 
 class _Application:
@@ -101,10 +113,16 @@ class _Application:
                 self._move(operation)
             case Keywords(mailbox, ids, add, remove, context):
                 adds, removes = expand(add, remove)
+                gone = []
                 with self._living(mailbox) as box:
                     for id in ids:
-                        if (before := box.get(id)) is not None:
+                        before = box.get(id)
+                        if before is not None:
                             box.replace(id, before, before.message.with_keywords(dot, adds, removes, context))
+                        if not any(context.covers(i.dot) for i in _message(before).instances):
+                            gone.append(id)
+                if adds and self._delta.replica != self._replica:
+                    self._follow(gone, set(adds))
             case Expunge(mailbox, ids, context):
                 with self._living(mailbox) as box:
                     for id in ids:
@@ -136,7 +154,16 @@ class _Application:
         """Find the keywords that this replica added to what the move took away, and that it had not seen."""
         unseen = unseen_keywords(left, move.context, of=self._replica)
         if unseen:
-            self.rehomings.append(rehoming(move.target, id, unseen))
+            self.rehomings.append(rehoming(self._delta.dot, move.target, id, unseen))
+
+    def _follow(self, ids: list[MessageId], keywords: set[str]) -> None:
+        """Put keywords of another replica on messages that have been moved away meanwhile, if that replica
+        may not hear of the move by its delta any more, for then it cannot do it itself."""
+        cut = self._tables.cut() if ids else Clock()
+        for id in ids if cut else ():
+            for mailbox, moved in moved_instances(self._tables, self._delta.account, id):
+                if cut.covers(moved.dot):
+                    self.rehomings.append(rehoming(Dot(*moved.dot), mailbox, id, keywords))
 
     def _update_directory(self, operation: DirectoryUpdate) -> None:
         account = self._delta.account
@@ -206,8 +233,7 @@ class Editor:
         record = self._record
         if self._existing is None and not record.number:
             record.number = self._tables.next_mailbox_number()
-            record.shown = self._tables.burnt(self._account, self._mailbox)
-            record.uid_next = record.shown + 1
+            record.shown, record.uid_next = self._tables.burnt(self._account, self._mailbox)
         record.alive = alive
         record.modseq = self._modseq
 
@@ -310,10 +336,20 @@ def unseen_keywords(left: Message, seen: Clock, of: ReplicaId | None = None) -> 
     }
 
 
-def rehoming(mailbox: MailboxId, id: MessageId, unseen: set[str]) -> Rehoming:
+def moved_instances(tables: Tables, account: Account, id: MessageId) -> Iterator[tuple[MailboxId, Instance]]:
+    """The instances of a message, in whatever mailbox, that a move has made."""
+    for mailbox, box in tables.mailboxes(account):
+        uid = tables.uid(box.number, id)
+        stored = None if uid is None else tables.message(box.number, uid, id)
+        for instance in () if stored is None else stored.message.instances:
+            if instance.is_moved:
+                yield mailbox, instance
+
+
+def rehoming(move: Dot, mailbox: MailboxId, id: MessageId, unseen: set[str]) -> Rehoming:
     """How these keywords come back to the message where it is now."""
     remove = frozenset({DELETED} if UNDELETED in unseen else ())
-    return Rehoming(mailbox, id, frozenset(unseen - {UNDELETED} - remove), remove)
+    return Rehoming(move, mailbox, id, frozenset(unseen - {UNDELETED} - remove), remove)
 
 
 def alive_digest(salt: bytes, alive: Clock) -> int:

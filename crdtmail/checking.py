@@ -236,7 +236,7 @@ class _Check:
         self._log_bytes = 0
         self._count: int | None = 0
         """All messages; None where one is damaged."""
-        self._staged = {staged.number for _, _, staged in self._tables.staged()}
+        self._staged = {staged.number for _, _, staged in self._tables.staged()} | {*self._tables.garbage()}
 
     @property
     def _floor(self) -> Clock:
@@ -315,6 +315,8 @@ class _Check:
                 return f"{self._where(number)}: the digest of the UIDs from {int(str(block)) * BLOCK} on"
             case Table.STAGED, (account, mailbox):
                 return f"{account}: what has come of another node's {_hex(mailbox)}"
+            case Table.GARBAGE, (number,):
+                return f"the mark that rows of number {number} are to be taken away"
             case Table.STALE, (number, id):
                 return f"{self._where(number)}: the mark that the UID of {id} may not be shown"
             case Table.ACCOUNTS, (account,):
@@ -342,6 +344,8 @@ class _Check:
                 return partial(WritableTables.put_range, number=number, range=Range(block, 0, 0))
             case Table.STAGED, (str(account), bytes(mailbox)):
                 return partial(WritableTables.delete_staged, account=account, mailbox=MailboxId(mailbox))
+            case Table.GARBAGE, (int(number),):
+                return partial(WritableTables.put_garbage, number=number)
             case Table.STALE, (int(number), str(id)):
                 return _hide(number, MessageId(id))
             case Table.PEERS, (int(replica),):

@@ -186,14 +186,8 @@ def _status(options: argparse.Namespace) -> int:
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
-    unauthenticated = status["unauthenticated"]
-    if unauthenticated["requests"]:
-        screen.out.print(
-            f"{unauthenticated['requests']} request(s) refused; the last: {unauthenticated['last']}",
-            markup=False,
-        )
     for alarm in status["alarms"]:
-        screen.out.print(f"ALARM: {alarm}", markup=False, style="bold red")
+        screen.out.print(f"ALARM: {alarm['text']}", markup=False, style="bold red")
     if (filling := status["filling"]) is not None:
         screen.out.print(
             f"taking over a snapshot of {filling['from']} for {filling['seconds']:.0f} s: "
@@ -217,12 +211,21 @@ def _status(options: argparse.Namespace) -> int:
         if member["counts"] and member["replica"] not in addressed:
             screen.out.print(
                 f"member {member['name']} ({member['replica']}) is no peer of this node; "
-                f"last heard {member['lastHeardSeconds']:.0f} s ago",
+                f"last heard {member['lastHeardSeconds']:.0f} s ago, "
+                f"{member['heldBack']} changes are kept in the log for it",
                 markup=False,
             )
     for peer in status["peers"]:
         if peer["error"]:
             screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
+    for refusal in status["refusals"]:
+        who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
+        name = f" ({refusal['name']})" if refusal["name"] else ""
+        screen.out.print(
+            f"refused {refusal['count']:,} times ({refusal['reason']}) of {who}{name}, the last "
+            f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}",
+            markup=False,
+        )
     return 1 if status["alarms"] else 0
 
 

@@ -24,7 +24,7 @@ _KEEP_DAYS = 30
 DEFAULT_KEEP = Keep(bytes=_KEEP_MB * MIB, age_ms=_KEEP_DAYS * 86_400_000)
 _PORT = re.compile("[0-9]{1,5}")
 _HOST = re.compile("[!-~]+")
-_KEYS = {"name", "data", "listen", "peers", "cluster_secret_file", "tls", "gossip", "log"}
+_KEYS = {"name", "data", "listen", "peers", "cluster_secret_file", "cluster", "tls", "gossip", "log"}
 _TLS = {"certificate", "key", "ca"}
 _LOG = {"keep_mb", "keep_days"}
 _TIMING = {"interval": "interval_s", "grace": "grace_s", "last_retry": "last_retry_s"}
@@ -55,6 +55,8 @@ class Config:
     keep: Keep = DEFAULT_KEEP
     tls: Certificates | None = None
     cluster_secret_file: Path | None = None
+    cluster: str = ""
+    """Nodes of a cluster with another name are refused."""
 
     @property
     def is_loopback(self) -> bool:
@@ -91,6 +93,7 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Config:
         keep=_keep(settings.get("log", {})),
         tls=tls,
         cluster_secret_file=_file(settings, "cluster_secret_file"),
+        cluster=_name(settings["cluster"], "cluster") if "cluster" in settings else "",
     )
 
 
@@ -149,10 +152,10 @@ def _listen(value: object) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _name(value: object) -> str:
-    name = _text(value, "name")
+def _name(value: object, what: str = "name") -> str:
+    name = _text(value, what)
     if not 0 < len(name) <= MAX_PEER_NAME or not name.isprintable():
-        raise ConfigError(f"name must be printable text of at most {MAX_PEER_NAME} characters")
+        raise ConfigError(f"{what} must be printable text of at most {MAX_PEER_NAME} characters")
     return name
 
 

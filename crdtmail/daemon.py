@@ -42,6 +42,7 @@ async def in_service(config: Config) -> AsyncIterator[Service]:
             timing=config.timing,
             chance=random.SystemRandom(),
             keep=config.keep,
+            cluster=config.cluster,
         )
     except BaseException:
         store.close()

@@ -6,6 +6,7 @@ configuration.  What only a bug in crdtmail can cause is asserted and is no part
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -13,8 +14,45 @@ class CrdtmailError(Exception):
     """Anything that crdtmail refuses for a reason from outside."""
 
 
+class Refusal(StrEnum):
+    """Why something of another node, or of a caller, is refused: counted by these names, which stay.
+
+    `docs/protocol.md` says of each what it means.
+    """
+
+    MALFORMED = "malformed"
+    CHECKSUM = "checksum"
+    VERSION = "version"
+    PROTOCOL = "protocol"
+    OVER_LIMIT = "over-limit"
+    TOO_SLOW = "too-slow"
+    IMPOSSIBLE = "impossible"
+    NOT_ASKED = "not-asked"
+    OWN_DELTA = "own-delta"
+    OWN_ID = "own-id"
+    ANOTHER_CLUSTER = "another-cluster"
+    CLOCK_WENT_BACK = "clock-went-back"
+    GAP = "gap"
+    NOT_NOW = "not-now"
+    NOT_SIGNED = "not-signed"
+    FALSE_SIGNATURE = "false-signature"
+    OLD_SIGNATURE = "old-signature"
+    REPLAY = "replay"
+    NO_CERTIFICATE = "no-certificate"
+    FALSE_CERTIFICATE = "false-certificate"
+    NO_TOKEN = "no-token"
+    FALSE_TOKEN = "false-token"
+
+
 class PeerError(CrdtmailError):
-    """The other replica broke the protocol; nothing of what it sent was taken."""
+    """The other replica broke the protocol; nothing of what it sent was taken.
+
+    `reason` is None where nothing of the other's was refused: it refused what was said to it.
+    """
+
+    def __init__(self, message: str, reason: Refusal | None = Refusal.MALFORMED) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UnknownProtocol(PeerError):
@@ -23,6 +61,9 @@ class UnknownProtocol(PeerError):
 
 class PeerUnreachable(PeerError):
     """The other replica cannot be reached, or did not answer in time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, None)
 
 
 class StoreError(CrdtmailError):
@@ -80,9 +121,10 @@ class Unauthenticated(RequestError):
     type = "unauthenticated"
     title = "It is not shown who asks"
 
-    def __init__(self, message: str, challenge: str, *, is_greeting: bool = False) -> None:
+    def __init__(self, message: str, challenge: str, reason: Refusal, *, is_greeting: bool = False) -> None:
         super().__init__(message)
         self.challenge = challenge
+        self.reason = reason
         self.is_greeting = is_greeting
 
 

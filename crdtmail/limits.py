@@ -96,11 +96,23 @@ MAX_NEW_IDS: Final = 8
 """How often a node takes a new id between two starts because others say that the old one is not its own any
 more.  An honest cluster says so once or twice in a node's life; each id stays in every clock for ever."""
 
+MAX_PEERS_NAMED: Final = 64
+"""Peers whose refusals are counted one by one, and members that have figures of their own in the metrics.  A
+cluster has a few nodes; who invents more must not fill memory, here or where the figures are collected."""
+
+MAX_REFUSAL_TEXT: Final = 300
+"""Characters kept of a refusal's text, which may quote what was sent: with every reason of every peer that is
+named, some 400 KB."""
+
 MAX_SNAPSHOTS: Final = 4
 """Snapshots that are held for peers at a time.  Each keeps the pages that it shows from being used again."""
 
 SNAPSHOT_S: Final = 600.0
 """How long a peer may read one snapshot.  Then it begins another one, and goes on with what still differs."""
+
+STAGED_S: Final = 3600.0
+"""How long what has come of a snapshot is kept for another attempt to take it over.  After that much of it
+will have changed, and the room may be needed."""
 
 SNAPSHOT_IDLE_S: Final = 30.0
 """A snapshot of which nobody has asked anything for so long is given up: whoever asked for it is gone."""
@@ -112,7 +124,8 @@ MAX_BLOCKS_PER_ANSWER: Final = 50_000
 """Blocks of UIDs in one answer about a snapshot: some 600 KB."""
 
 MAX_DIRECTORY: Final = 16 * MIB
-"""An account's document: what the largest directory takes, and 32 of the largest scripts."""
+"""An account's document, where it is written: what the largest directory takes, and 32 of the largest
+scripts.  Two masters that fill it up at once still make one that fits the answer about a snapshot."""
 
 # The JSON API -----------------------------------------------------------------------------------------
 
@@ -236,9 +249,9 @@ than a commit with a large batch takes, short enough that a cut which swallows p
 HOUSE_S: Final = 10.0
 """How often the log is looked at: it is pruned soon, and looking costs nothing."""
 
-SILENT_S: Final = 86_400.0
-"""A member that nobody has heard for a day is named in the status and the log: longer than any reboot, far
-shorter than the time for which the log is kept."""
+SILENT_S: Final = 3600.0
+"""A member of which nothing was heard for so long is named in alarms and the log: longer than any reboot or
+upgrade.  A busy cluster fills the log that is kept for it (`log.keep_mb`) in some hours."""
 
 SHUTDOWN_S: Final = 5.0
 """How long a stopping node lets requests that it has taken come to their end.  Long polls are cut."""

@@ -11,12 +11,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from crdtmail.applying import Editor, Rehoming, alive_digest, rehoming, unseen_keywords
+from crdtmail.applying import (
+    Editor,
+    Rehoming,
+    alive_digest,
+    moved_instances,
+    reapply,
+    rehoming,
+    unseen_keywords,
+)
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import EMPTY, Message, MessageId
+from crdtmail.staging import discard
 from crdtmail.store.tables import (
     AccountRecord,
     Head,
@@ -34,7 +43,7 @@ class Merged(NamedTuple):
     """What a merge leaves to be done: keywords that are to follow messages which others have moved."""
 
     accounts: set[Account]
-    followed: list[tuple[Account, Dot, Rehoming]]
+    followed: list[tuple[Account, Rehoming]]
 
 
 class _Left(NamedTuple):
@@ -52,11 +61,18 @@ def merge(
 ) -> Merged:
     """Merge what this comparison has staged of a replica at clock `theirs`.
 
-    For a repair, two states with one clock of which one is damaged, every dot that either has is kept.
+    For a repair, where one of two states with one clock is damaged, every dot that either has is kept, and
+    the clock stays: what it does not cover yet comes as deltas, and what this replica has applied since is
+    applied once more, so that nothing comes back that either side has removed meanwhile.  A dot of an id that
+    this node may have used twice is kept by whoever has it: neither clock says anything of it.
     """
-    ours = head.clock
+    ours, doubts = head.clock, tables.doubts()
     merging = _Merging(
-        tables, head, replica, Clock() if is_repair else ours, Clock() if is_repair else theirs
+        tables,
+        head,
+        replica,
+        Clock() if is_repair else ours.limited(doubts),
+        Clock() if is_repair else theirs.limited(doubts),
     )
     head.lsn = Lsn(head.lsn + 1)
     accounts = set()
@@ -68,9 +84,17 @@ def merge(
         if directory.comparison == comparison:
             accounts.add(account)
             merging.directory(account, directory.clock, directory.document)
-    raised = {r: seq for r, seq in theirs.items() if ours[r] < seq}
-    head.clock = ours.join(theirs)
-    head.floor = head.floor.join(Clock(raised))
+    discard(tables)
+    if is_repair:
+        for entry in tables.log_from(Lsn(0)):
+            if not theirs.covers(entry.dot):
+                accounts.add(reapply(tables, head, entry.delta, replica))
+    else:
+        raised = {r: seq for r, seq in theirs.items() if ours[r] < seq}
+        head.clock = ours.join(theirs)
+        head.floor = head.floor.join(Clock(raised))
+        if doubts and all(theirs[r] >= ours[r] for r in doubts):
+            tables.put_doubts({})
     tables.put_head(head)
     return Merged(accounts, list(merging.followed()))
 
@@ -88,8 +112,8 @@ class _Merging:
 
     def mailbox(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
         tables = self._tables
-        is_unknown = tables.mailbox(account, mailbox) is None and not tables.burnt(account, mailbox)
-        if staged.blocks is None and is_unknown and self._is_all_news(staged):
+        is_unknown = tables.mailbox(account, mailbox) is None and tables.burnt(account, mailbox) == (0, 1)
+        if staged.blocks is None and is_unknown and staged.alive and self._is_all_news(staged):
             self._link(account, mailbox, staged)
             return
         with Editor(tables, self._head, account, mailbox) as editor:
@@ -119,15 +143,12 @@ class _Merging:
         tables.put_directory(account, directory.state())
         self._head.digest ^= before.digest ^ digest
 
-    def followed(self) -> Iterator[tuple[Account, Dot, Rehoming]]:
+    def followed(self) -> Iterator[tuple[Account, Rehoming]]:
         """Where messages that left with keywords unseen are now, in what these had not seen either."""
         for account, id, keywords, seen in self._left:
-            for mailbox, box in self._tables.mailboxes(account):
-                uid = self._tables.uid(box.number, id)
-                stored = None if uid is None else self._tables.message(box.number, uid, id)
-                for instance in () if stored is None else stored.message.instances:
-                    if instance.is_moved and not seen.covers(instance.dot):
-                        yield account, Dot(*instance.dot), rehoming(mailbox, id, keywords)
+            for mailbox, moved in moved_instances(self._tables, account, id):
+                if not seen.covers(moved.dot):
+                    yield account, rehoming(Dot(*moved.dot), mailbox, id, keywords)
 
     def _note_lost(
         self,

@@ -34,12 +34,12 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import Overloaded, PeerError, StoreError
+from crdtmail.errors import Overloaded, PeerError, Refusal, StoreError, StoreFull
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.replica import KEEP_ALL, Keep, Replica
 from crdtmail.service import Written
-from crdtmail.store.interface import Snapshot, Store, Table, Transaction
+from crdtmail.store.interface import Room, Snapshot, Store, Table, Transaction
 from crdtmail.store.tables import Head, Mailbox, Tables
 from crdtmail.store.writer import Snapshotted, Writer
 
@@ -62,6 +62,7 @@ class Node:
         timing: Timing,
         chance: random.Random,
         keep: Keep = KEEP_ALL,
+        cluster: str = "",
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
@@ -79,16 +80,22 @@ class Node:
                 timing=timing,
                 chance=chance,
                 now=self.now,
+                cluster=cluster,
             )
         self.stopping = False
         self.keep = keep
         """How much of the log is kept for members that are away."""
         self._writer = Writer(store, self._committed)
         self._readers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="reader")
+        self._holders = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="holder")
         # These threads have their snapshot already, so they never wait for the store to grow.
         self._showers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shower")
         self._may_show = asyncio.Semaphore(_MOST_SHOWN)
         self._watched: WeakValueDictionary[Account, asyncio.Event] = WeakValueDictionary()
+        self.written = 0
+        """Clients' writes that were answered as durable, since the start."""
+        self.not_written = 0
+        """Clients' writes that were refused for want of room."""
         self.progress = Signal()
         """Fires after every commit, and whenever something was heard of a peer."""
         self.failed = asyncio.Event()
@@ -132,6 +139,7 @@ class Node:
         for held in list(self._held):
             held.release()
         self._readers.shutdown(cancel_futures=True)
+        self._holders.shutdown(cancel_futures=True)
         self._showers.shutdown()
         self._store.close()
 
@@ -153,7 +161,13 @@ class Node:
         Raises RequestError as the command does, StoreFull if there is no room, StoreError if nothing can be
         written any more.
         """
-        return await self.perform(service.write(self.replica, work))
+        try:
+            result = await self.perform(service.write(self.replica, work))
+        except StoreFull:
+            self.not_written += 1
+            raise
+        self.written += 1
+        return result
 
     async def wait_for_clock(self, clock: Clock, timeout_s: float) -> None:
         """Until everything that `clock` covers is applied here.  Raises NotYet after `timeout_s`."""
@@ -173,6 +187,10 @@ class Node:
     async def table_sizes(self) -> dict[Table, int]:
         """Bytes that each table takes."""
         return await self._loop.run_in_executor(self._readers, self._store.size)
+
+    async def disk(self) -> Room | None:
+        """What the store takes and what is left for it; None if it lies on no disk."""
+        return await self._loop.run_in_executor(self._readers, self._store.disk)
 
     # For peers ------------------------------------------------------------------------------------------
 
@@ -231,10 +249,10 @@ class Node:
                 await self.progress.until(lambda: self.stopping or condition(), timeout_s)
                 return condition()
             case Hold():
-                return await self._loop.run_in_executor(self._readers, self._hold)
+                return await self._loop.run_in_executor(self._holders, self._hold)
             case ReadHeld(held, query):
                 assert isinstance(held, _HeldSnapshot)
-                return await self._loop.run_in_executor(self._readers, held.query, query)
+                return await self._loop.run_in_executor(self._holders, held.query, query)
             case Compute(work):
                 return await self._loop.run_in_executor(self._readers, work)
 
@@ -286,25 +304,40 @@ class Node:
 
 
 class _HeldSnapshot:
-    """A snapshot that one peer after the other's question is answered from, in whatever thread."""
+    """A snapshot that one question of a peer after the other is answered from, in whatever thread.
+
+    Whoever lets go of it does not wait for the question that is being answered.
+    """
 
     def __init__(self, closing: AbstractContextManager[Snapshot]) -> None:
         self._lock = threading.Lock()
+        self._is_released = False
         self._closing = closing
         self._snapshot: Snapshot | None = closing.__enter__()
 
     def query(self, query: Callable[[Tables], T]) -> T:
-        with self._lock:
-            if self._snapshot is None:
-                raise PeerError("that snapshot was held for too long, and is given up")
-            return query(Tables(self._snapshot))
+        try:
+            with self._lock:
+                if self._is_released or self._snapshot is None:
+                    raise PeerError("that snapshot was held for too long, and is given up", Refusal.NOT_NOW)
+                return query(Tables(self._snapshot))
+        finally:
+            if self._is_released:
+                self._close()
 
     def release(self) -> None:
-        """Let go of it, after the query that is under way."""
-        with self._lock:
-            if self._snapshot is not None:
-                self._snapshot = None
-                self._closing.__exit__(None, None, None)
+        """Let go of it, at the latest after the query that is under way."""
+        self._is_released = True
+        self._close()
+
+    def _close(self) -> None:
+        if self._lock.acquire(blocking=False):  # or whoever has it closes it
+            try:
+                if self._snapshot is not None:
+                    self._snapshot = None
+                    self._closing.__exit__(None, None, None)
+            finally:
+                self._lock.release()
 
 
 class Signal:

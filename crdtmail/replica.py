@@ -38,23 +38,26 @@ from crdtmail.errors import (
     Forbidden,
     NotFound,
     PeerError,
+    Refusal,
     RequestError,
     TooLarge,
 )
 from crdtmail.limits import (
     MAX_ANNOTATIONS,
     MAX_DELTA,
+    MAX_DIRECTORY,
     MAX_KEYWORDS_PER_MESSAGE,
     MAX_MAILBOX_NAME,
     MAX_MAILBOXES_PER_ACCOUNT,
     MAX_MESSAGES_PER_OPERATION,
     MAX_OPERATIONS,
+    MAX_REPLICAS,
     MAX_ROWS_CLEARED,
     MAX_SCRIPTS,
     MAX_UID_JUMP,
 )
 from crdtmail.merging import merge
-from crdtmail.staging import clear
+from crdtmail.staging import clear, discard
 from crdtmail.store.interface import Store, T, Transaction
 from crdtmail.store.migrations import migrate
 from crdtmail.store.tables import (
@@ -68,6 +71,8 @@ from crdtmail.store.tables import (
     WritableTables,
 )
 from crdtmail.views import living_mailboxes
+
+_REHOMED_AT_ONCE, _REHOMINGS_AT_ONCE = 10_000, 8  # messages an operation, operations a delta: both fit one
 
 
 class IncomingMessage(NamedTuple):
@@ -183,15 +188,19 @@ class Replica:
             return Outcome.KNOWN
         self._be_who_the_store_says(tables)
         if delta.replica == self.id:
-            raise PeerError(f"delta {delta.dot.seq} is said to be this replica's own, which never made it")
+            raise PeerError(
+                f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
+                Refusal.OWN_DELTA,
+            )
         if self.is_filling:
             return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
         _check_uids(tables, delta)
+        _check_replicas(head.clock.with_dot(delta.dot))
         self._touched.add(delta.account)
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
-        self._rehome(tables, delta.account, delta.dot, rehomings)
+        self._rehome(tables, delta.account, rehomings)
         return Outcome.APPLIED
 
     # Snapshots of other replicas ----------------------------------------------------------------------
@@ -204,41 +213,64 @@ class Replica:
     def compare(self, txn: Transaction, attempt: Attempt) -> int:
         """Begin a comparison with another replica's snapshot; its number.
 
-        From now until `merge`, or as long as the attempt is on, no delta of others is applied: what was found
-        equal must stay so but for our own writes.
+        As long as the attempt is on, no delta of others is applied: what was found equal must stay so but for
+        our own writes.
         """
         self._filling = attempt
         self._renumbered.clear()
         return WritableTables(txn).next_mailbox_number()
 
-    def merge(self, txn: Transaction, comparison: int, theirs: Clock, *, is_repair: bool) -> bool:
+    def merge(
+        self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
+    ) -> bool:
         """Merge what the comparison has staged of a replica at clock `theirs`, and that clock with ours.
 
         False if it has to be compared again, because messages have got new UIDs here meanwhile: they are in
-        other blocks than those that were compared.
+        other blocks than those that were compared.  Raises PeerError if it can no longer be merged.
         """
         tables = WritableTables(txn)
+        head = tables.head()
+        self._be_who_the_store_says(tables)
+        if self._filling is not attempt or not attempt.is_on:
+            raise PeerError("the snapshot was given up, and deltas may have come since")
+        if theirs[self.id] > head.clock[self.id]:
+            raise PeerError("the peer has changes of this node that its own store has lost")
+        if is_repair and not theirs.includes(head.floor):
+            raise PeerError("the log no longer holds what was changed since the snapshot")
+        _check_replicas(head.clock.join(theirs))
         if any(tables.staged_mailbox(*each) is not None for each in self._renumbered):
             return False
-        head = tables.head()
         merged = merge(tables, head, comparison, theirs, replica=self.id, is_repair=is_repair)
         self._touched |= merged.accounts
-        for account, move, rehoming in merged.followed:
-            self._rehome(tables, account, move, [rehoming])
-        self._filling = None
+        followed: dict[Account, list[Rehoming]] = {}
+        for account, rehoming in merged.followed:
+            followed.setdefault(account, []).append(rehoming)
+        for account, rehomings in followed.items():
+            self._rehome(tables, account, rehomings)
         return True
 
-    def clear_staged(self, txn: Transaction) -> bool:
-        """Take away some of what is staged and no longer needed; whether anything is left."""
+    def discard_staged(self, txn: Transaction) -> None:
+        """What has come of another replica's snapshot is not going to be used any more."""
+        discard(WritableTables(txn))
+
+    def clear_garbage(self, txn: Transaction) -> bool:
+        """Take away some of what is no longer needed of snapshots; whether anything is left."""
         return clear(WritableTables(txn))
 
     # Who we are, who else there is ---------------------------------------------------------------------
 
-    def renew(self, txn: Transaction, old: ReplicaId) -> bool:
-        """Go on under a new id: the old one names what is not here, is retired, or is another node's."""
+    def renew(self, txn: Transaction, old: ReplicaId, *, is_ambiguous: bool) -> bool:
+        """Go on under a new id: the old one names what is not here, is retired, or is another node's.
+
+        It is ambiguous if others may know other deltas under it than we do: from the last one on that any
+        peer was known to have.
+        """
         if self.id != old:  # several may say so at once
             return False
         tables = WritableTables(txn)
+        if is_ambiguous:
+            sure = max((peer.clock[old] for peer in tables.peers().values()), default=0)
+            tables.put_doubts(tables.doubts() | {old: sure})
         self.id, self._has_renewed = self._new_id(), True
         self.members |= {self.id}
         tables.put_identity(self.id, tables.place())
@@ -265,12 +297,17 @@ class Replica:
         """Take deltas off the log, oldest first: some that `covered` covers, or that are over a limit."""
         tables = WritableTables(txn)
         head = tables.head()
-        for entry in list(islice(tables.log_from(Lsn(0)), MAX_ROWS_CLEARED)):
+        gone = []
+        for entry in islice(tables.log_from(Lsn(0)), MAX_ROWS_CLEARED):
             if not self._is_prunable(head, entry, covered, keep):
                 break
-            tables.delete_from_log(entry)
+            gone.append(entry._replace(delta=b""))
             head.log_bytes -= len(entry.delta)
             head.floor = head.floor.with_dot(entry.dot)
+        for entry in gone:  # the scan is over now
+            tables.delete_from_log(entry)
+        if cut := [entry.dot for entry in gone if not covered.covers(entry.dot)]:
+            tables.put_cut(tables.cut().join(Clock.of(cut)))
         tables.put_head(head)
 
     def may_prune(self, tables: Tables, covered: Clock, keep: Keep) -> bool:
@@ -326,7 +363,7 @@ class Replica:
         updates = [directory.create(mailbox, name)]
         if role is not None or is_subscribed is not None:
             updates.append(directory.describe(mailbox, role=role, is_subscribed=is_subscribed))
-        self._commit(tables, account, Create(mailbox), *self._directory_updates(tables, account, updates))
+        self._commit(tables, account, Create(mailbox), *self._additions(tables, account, updates))
         return mailbox
 
     def rename_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId, name: str) -> None:
@@ -358,7 +395,7 @@ class Replica:
         update = Directory(tables.directory(account), self.id).rename(
             [(id, living[id].base_name, new) for id, new in renamed.items()]
         )
-        self._commit(tables, account, *self._directory_updates(tables, account, [update]))
+        self._commit(tables, account, *self._additions(tables, account, [update]))
 
     def describe_mailbox(
         self,
@@ -381,7 +418,7 @@ class Replica:
         update = Directory(tables.directory(account), self.id).describe(
             mailbox, role=role, is_subscribed=is_subscribed, annotations=annotations
         )
-        self._commit(tables, account, *self._directory_updates(tables, account, [update]))
+        self._commit(tables, account, *self._additions(tables, account, [update]))
 
     def delete_mailbox(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
         """Delete a mailbox with all that is in it here.  Raises NotFound, and Forbidden for INBOX."""
@@ -417,7 +454,7 @@ class Replica:
             raise _no_script(name)
         if is_active or (is_active is False and directory.active_script == name):
             updates.append(directory.activate_script(name if is_active else ""))
-        self._commit(tables, account, *self._directory_updates(tables, account, updates))
+        self._commit(tables, account, *self._additions(tables, account, updates))
 
     def delete_script(self, txn: Transaction, account: Account, name: str) -> None:
         """Raises NotFound, and Forbidden for the active script (RFC 5804 section 2.10)."""
@@ -540,7 +577,8 @@ class Replica:
         if box.stale:
             stored = [(id, self._stored(tables, box, id)) for id in tables.stale(box.number)]
             stored.sort(key=lambda pair: (pair[1].message.uid, pair[0]))
-            self._renumbered.add((account, mailbox))
+            if self.is_filling:
+                self._renumbered.add((account, mailbox))
             head = tables.head()
             fresh = self._stripe(head).healed_uids(box.uid_next, len(stored))
             for block in _blocks(stored, MAX_MESSAGES_PER_OPERATION):
@@ -583,19 +621,19 @@ class Replica:
         rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
-    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
-        """Put keywords after the messages that `move` took along unseen, in a delta of this replica's own."""
-        wanted: dict[tuple[MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
-        for mailbox, id, add, remove in rehomings:
+    def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
+        """Put keywords after the messages that moves took along unseen, in a delta of this replica's own."""
+        wanted: dict[tuple[Dot, MailboxId, tuple[str, ...], tuple[str, ...]], dict[MessageId, None]] = {}
+        for move, mailbox, id, add, remove in rehomings:
             for change in _within_limits(add, remove):
-                wanted.setdefault((mailbox, *change), {})[id] = None
-        moved = Clock.of([move])  # the instances that the move has made, and no others
+                wanted.setdefault((move, mailbox, *change), {})[id] = None
         operations = [
-            Keywords(mailbox, tuple(block), add, remove, moved)
-            for (mailbox, add, remove), ids in wanted.items()
-            for block in _blocks(list(ids), MAX_MESSAGES_PER_OPERATION)
+            # The context is the instances that the move has made, and no others.
+            Keywords(mailbox, tuple(block), add, remove, Clock.of([move]))
+            for (move, mailbox, add, remove), ids in wanted.items()
+            for block in _blocks(list(ids), _REHOMED_AT_ONCE)
         ]
-        for some in _blocks(operations, MAX_OPERATIONS):
+        for some in _blocks(operations, _REHOMINGS_AT_ONCE):
             self._commit(tables, account, *some)
 
     def _mailbox(self, tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:
@@ -675,6 +713,12 @@ class Replica:
         stored = tables.message(box.number, uid, id)
         assert stored is not None, "every id in the index has its record"
         return stored
+
+    def _additions(self, tables: Tables, account: Account, updates: list[bytes]) -> list[DirectoryUpdate]:
+        """What these make of the account's directory.  Raises TooLarge if it would take too much."""
+        if len(tables.directory(account)) + sum(map(len, updates)) > MAX_DIRECTORY:
+            raise TooLarge(f"an account's folders and scripts take at most {MAX_DIRECTORY} bytes in all")
+        return self._directory_updates(tables, account, updates)
 
     @staticmethod
     def _directory_updates(tables: Tables, account: Account, updates: list[bytes]) -> list[DirectoryUpdate]:
@@ -765,10 +809,16 @@ def _check_uids(tables: Tables, delta: Delta) -> None:
             continue
         if (next := next_of.get(mailbox)) is None:
             box = tables.mailbox(delta.account, mailbox)
-            next = tables.burnt(delta.account, mailbox) + 1 if box is None else box.uid_next
+            next = tables.burnt(delta.account, mailbox)[1] if box is None else box.uid_next
         if highest > next + MAX_UID_JUMP:
-            raise PeerError(f"UID {highest} is too far above {next}, the next one here")
+            raise PeerError(f"UID {highest} is too far above {next}, the next one here", Refusal.IMPOSSIBLE)
         next_of[mailbox] = max(next, highest + 1)
+
+
+def _check_replicas(clock: Clock) -> None:
+    """Raises PeerError for a clock that nobody could be told."""
+    if len(clock) > MAX_REPLICAS:
+        raise PeerError(f"there would be {len(clock)} replicas, at most {MAX_REPLICAS} are known")
 
 
 def _check_count(count: int) -> None:

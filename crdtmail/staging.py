@@ -14,6 +14,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import Message, MessageId
 from crdtmail.crdt.uid import Uid
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.limits import MAX_ROWS_CLEARED
 from crdtmail.store.tables import (
     BLOCK,
@@ -74,7 +75,10 @@ def forget_blocks(
 
 
 def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements: Sequence[Element]) -> None:
-    """Keep messages of a mailbox that is expected, in the order of their UIDs; all that share one at once."""
+    """Keep messages of a mailbox that is expected, in the order of their UIDs; all that share one at once.
+
+    Raises PeerError if one of them is there already, under another UID.
+    """
     staged = tables.staged_mailbox(account, mailbox)
     assert staged is not None, "the mailbox is expected"
     salt, number = mailbox_salt(account, mailbox), staged.number
@@ -82,7 +86,8 @@ def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements
     modseq = Modseq(tables.head().lsn)
     ranges: dict[int, Range] = {}
     lowest, last = staged.lowest, 0
-    tables.put_messages(number, modseq, [element[:3] for element in elements])
+    if not tables.put_messages(number, modseq, [element[:3] for element in elements]):
+        raise PeerError("a snapshot holds a message twice", Refusal.IMPOSSIBLE)
     for uid, id, body, message in elements:
         block = uid // BLOCK
         before = ranges.get(block) or tables.range(number, block)
@@ -118,14 +123,21 @@ def check_staged(
     return all(tables.range(staged.number, block).digest == announced[block] for block in announced)
 
 
-def clear(tables: WritableTables) -> bool:
-    """Take away some of what is staged; whether anything is left."""
+def discard(tables: WritableTables) -> None:
+    """Nothing of what is staged serves any more: from now on it is garbage, whatever becomes of the rest."""
     for account, _ in list(tables.staged_directories()):
         tables.delete_staged(account, MailboxId(b""))
-    left = MAX_ROWS_CLEARED
     for account, mailbox, staged in list(tables.staged()):
-        left -= tables.delete_rows(staged.number, left)
+        tables.put_garbage(staged.number)
+        tables.delete_staged(account, mailbox)
+
+
+def clear(tables: WritableTables) -> bool:
+    """Take away some garbage; whether anything is left."""
+    left = MAX_ROWS_CLEARED
+    for number in list(tables.garbage()):
+        left -= tables.delete_rows(number, left)
         if left == 0:
             return True
-        tables.delete_staged(account, mailbox)
+        tables.delete_garbage(number)
     return False

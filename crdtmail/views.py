@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, plain_clock
@@ -169,9 +169,18 @@ def directory_key(tables: Tables, account: Account) -> int:
     Two documents can say the same and yet differ in what they need to understand the next update.
     """
     record = tables.account(account)
-    if not record.clock:
+    return _directory_key(account, record.digest, record.clock)
+
+
+def key_of_directory(account: Account, content: list[Any], clock: Clock) -> int:
+    """What `directory_key` is where the directory has this content."""
+    return _directory_key(account, element_digest(b"", account.encode(), dump(content)), clock)
+
+
+def _directory_key(account: Account, digest: int, clock: Clock) -> int:
+    if not clock:
         return 0
-    said = dump([record.digest, plain_clock(record.clock)])
+    said = dump([digest, plain_clock(clock)])
     return element_digest(b"", b"directory of " + account.encode(), said)
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 from crdtmail.crdt.clock import Clock
 from crdtmail.errors import StoreError, StoreFull
-from crdtmail.store.interface import Snapshot, T, Table, Transaction
+from crdtmail.store.interface import Room, Snapshot, T, Table, Transaction
 from crdtmail.store.memory_store import Changes, Image, MemoryStore
 from crdtmail.store.tables import Head, Tables
 
@@ -71,6 +71,9 @@ class Disk:
 
     def size(self) -> dict[Table, int]:
         return self._store.size()
+
+    def disk(self) -> Room | None:
+        return self._store.disk()
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -202,15 +203,15 @@ def _stranger(world: World, action: actions.Stranger) -> None:
     machine = _up(world, action.node)
     if machine is None or machine.is_paused:
         return
-    before, is_filling = machine.gossip.refused, machine.gossip.filling is not None
-    request = _strange(world, machine, action.what)
+    before, is_filling = machine.gossip.refusals.faults, machine.gossip.filling is not None
+    request = replace(_strange(world, machine, action.what), protocol=machine.protocol)
 
     def answered(outcome: Reply | Exception) -> None:
         if isinstance(outcome, PeerUnreachable) or machine.disk.may_fail(outcome):  # type: ignore[arg-type]
             return
         if isinstance(outcome, Reply) and outcome.status == 409 and is_filling:
             return  # while it takes over a snapshot it takes nothing from anybody
-        refused = isinstance(outcome, PeerError) and machine.gossip.refused > before
+        refused = isinstance(outcome, PeerError) and machine.gossip.refusals.faults > before
         expect(refused, "what is malformed is refused and counted", f"{action.what}: {outcome}")
         expect(machine.gossip.head.clock[_STRANGER] == 0, "a refused message changes nothing", action.what)
         world.reached[f"stranger: {action.what}"] += 1

@@ -117,6 +117,8 @@ class Ledger:
     def _follow_up(self, replica: ReplicaId, note: Received, caused: int) -> None:
         """The next `caused` deltas of the replica, which are yet to be entered, are because of this one."""
         account = self._accounts[note.account]
+        for name, mailbox, id in note.followed:
+            account.uncertain.add((self.identity(name, mailbox), id))
         seen = self.seen(note.account, note.seen)
         for change in account.changes.get(note.dot, ()):
             if (move := account.moves.get(change)) is not None:

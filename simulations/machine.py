@@ -261,6 +261,12 @@ class Machine:
             machine.retired += machine.life > 0 and machine.replica.id in replicas
         self.perform(self.gossip.retire(replicas), done)
 
+    def call_no_more(self, names: set[str]) -> None:
+        """An operator takes these out of the node's peers."""
+        self.addresses = tuple(name for name in self.addresses if name not in names)
+        if self.is_up:
+            self.gossip.change_peers(self.addresses)
+
     def _new_id(self) -> ReplicaId:
         self._ids += 1
         return ReplicaId(generator(self.world.seed, "replica", self.name, self._ids).getrandbits(64))
@@ -603,6 +609,8 @@ class Machine:
 
     def _pump(self, address: str) -> None:
         """Have the conversation that the session wants now, or look again when it will want one."""
+        if address not in self.addresses:
+            return  # it was taken out
         steps = self.gossip.converse(address)
         if steps is not None:
 

@@ -140,7 +140,7 @@ def _undelete_forgotten() -> Replacements:
 
 
 def _flags_do_not_follow_a_move() -> Replacements:
-    yield Replica, "_rehome", lambda self, tables, account, move, rehomings: None
+    yield Replica, "_rehome", lambda self, tables, account, rehomings: None
 
 
 def _healed_uids_too_low() -> Replacements:

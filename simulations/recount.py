@@ -82,7 +82,7 @@ def recount(tables: Tables) -> None:
 def _nothing_is_left_over(tables: Tables, numbers: dict[int, tuple[int, int]]) -> None:
     """Every row belongs to a living mailbox, and there are no more than its messages account for."""
     found: dict[Table, Counter[int]] = {}
-    staged = {each.number for _, _, each in tables.staged()}
+    staged = {each.number for _, _, each in tables.staged()} | {*tables.garbage()}
     for table in (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.STALE, Table.CHANGES):
         keys = (key for key, _ in tables._rows.scan(table, b""))
         found[table] = Counter(int.from_bytes(key[:4], "big") for key in keys)

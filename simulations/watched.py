@@ -13,7 +13,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, Delta, MailboxId, Operation
 from crdtmail.crdt.message import MessageId
 from crdtmail.errors import CrdtmailError
-from crdtmail.replica import Outcome, Replica
+from crdtmail.replica import Attempt, Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.tables import Tables, WritableTables
 from simulations.commands import Command, Mailbox
@@ -34,6 +34,8 @@ class Received(NamedTuple):
     account: Account
     seen: Clock
     size: int
+    followed: tuple[tuple[Account, MailboxId, MessageId], ...] = ()
+    """The messages that keywords of the other replica were put after, because it may not hear of the move."""
 
 
 class Filled(NamedTuple):
@@ -86,31 +88,36 @@ class WatchedReplica(Replica):
     ) -> None:
         super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
-        self._followed: list[tuple[Account, MailboxId, MessageId]] = []
+        self._followed: list[tuple[Dot, tuple[Account, MailboxId, MessageId]]] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
         place = len(self.notes)
+        self._followed.clear()
         try:
             outcome = super().receive(txn, delta, data)
         except CrdtmailError:
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
-            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data)))
+            followed = tuple(message for move, message in self._followed if move != delta.dot)
+            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data), followed))
         return outcome
 
-    def merge(self, txn: Transaction, comparison: int, theirs: Clock, *, is_repair: bool) -> bool:
+    def merge(
+        self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
+    ) -> bool:
         before, place = Tables(txn).head().clock, len(self.notes)
         self._followed.clear()
-        merged = super().merge(txn, comparison, theirs, is_repair=is_repair)
+        merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
-            self.notes.insert(place, Filled(before, before.join(theirs), tuple(self._followed)))
+            after = before if is_repair else before.join(theirs)
+            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed)))
         return merged
 
-    def _rehome(self, tables: WritableTables, account: Account, move: Dot, rehomings: list[Rehoming]) -> None:
-        super()._rehome(tables, account, move, rehomings)
-        self._followed += [(account, each.mailbox, each.id) for each in rehomings]
+    def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
+        super()._rehome(tables, account, rehomings)
+        self._followed += [(each.move, (account, each.mailbox, each.id)) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)

@@ -196,8 +196,10 @@ class World:
                     self.reached["peer refused"] += 1
                 refusal = (
                     outcome
-                    if isinstance(outcome, PeerUnreachable | UnknownProtocol)
-                    else PeerError(str(outcome))
+                    if isinstance(outcome, PeerUnreachable)
+                    else type(outcome)(str(outcome), None)
+                    if isinstance(outcome, UnknownProtocol)
+                    else PeerError(str(outcome), None)
                 )
                 self.network.send(machine.name, back, "answer", b"", lambda _: answered(refusal))
             case _:
@@ -388,6 +390,8 @@ class World:
         gone = [m.replica.id for m in self.machines.values() if m.has_left and m.life]
         if gone:
             self.members[0].retire(gone)
+        for machine in self.members:
+            machine.call_no_more({m.name for m in self.machines.values() if m.has_left})
         limit = self.now_us + int(PRUNED_WITHIN * self.config.interval_s * 1e6)
         self.run_until(limit, self._is_pruned)
         retired = self.members[0].gossip.retired

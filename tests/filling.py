@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from crdtmail.applying import Editor
 from crdtmail.crdt.clock import ReplicaId
-from crdtmail.crdt.delta import Account
+from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import EMPTY, MessageId
 from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
 from crdtmail.gossip.filling import Filling, fill
+from crdtmail.gossip.messages import Position
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.snapshot import decode_request
 from crdtmail.replica import Replica
@@ -55,10 +56,14 @@ def take_over(
     *,
     meanwhile: Meanwhile = lambda _: None,
     is_repair: bool = False,
+    clears: bool = True,
 ) -> Filling:
     """Fill `replica` from `source`; what came of it.  Raises PeerError as `fill` does."""
     filling = Filling("source", 0.0)
     asked = 0
+
+    def hear(position: Position) -> Steps[None]:
+        yield from ()
 
     def ask(call: Call) -> Reply:
         nonlocal asked
@@ -67,7 +72,10 @@ def take_over(
         return Reply(200, source.replica.id, source.answer(replica.id, call.body))
 
     try:
-        perform(fill(replica, "source", filling, is_repair=is_repair), store, ask)
+        steps = fill(replica, "source", filling, hear=hear, now=lambda: 0.0, is_repair=is_repair)
+        perform(steps, store, ask)
+        while clears and store.transact(replica.clear_garbage):
+            pass
     finally:
         filling.attempt.is_on = False
     return filling
@@ -107,12 +115,20 @@ def perform(steps: Steps[Any], store: Store, ask: Callable[[Call], Reply] | None
 
 
 def lose_a_message(txn: Transaction, account: Account, id: str | None = None) -> None:
-    """Take a message out of the account's first mailbox as no replica would: a disk has lost it."""
+    """Take a message out of the account's first mailbox: this one, or the first."""
+    tables = Tables(txn)
+    mailbox, box = next(iter(tables.mailboxes(account)))
+    lose_messages(
+        txn, account, mailbox, [MessageId(id) if id is not None else next(tables.messages(box.number))[1]]
+    )
+
+
+def lose_messages(txn: Transaction, account: Account, mailbox: MailboxId, ids: Iterable[MessageId]) -> None:
+    """Take messages out of a mailbox as no replica would: a disk has lost them."""
     tables = WritableTables(txn)
     head = tables.head()
     head.lsn = Lsn(head.lsn + 1)
-    mailbox, box = next(iter(tables.mailboxes(account)))
-    lost = MessageId(id) if id is not None else next(tables.messages(box.number))[1]
     with Editor(tables, head, account, mailbox) as editor:
-        editor.replace(lost, editor.get(lost), EMPTY)
+        for lost in ids:
+            editor.replace(lost, editor.get(lost), EMPTY)
     tables.put_head(head)

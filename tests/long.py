@@ -41,7 +41,13 @@ def _say(text: str) -> None:
 def _kills(options: argparse.Namespace, folder: Path) -> object:
     from tests import kills
 
-    return dict(kills.run(folder, options.kills, options.seed, _say))
+    phases = options.phase or list(kills.PHASES)
+    it = kills.run(folder, options.kills, options.seed, phases=phases, say=_say)
+    return "\n".join(
+        f"{phase}: {it.hits[phase]} hits of {it.kills[phase]} kills: "
+        + ", ".join(f"{count} {where}" for (of, where), count in it.moments.items() if of == phase)
+        for phase in phases
+    )
 
 
 def _power(options: argparse.Namespace, folder: Path) -> object:
@@ -54,6 +60,7 @@ def _power(options: argparse.Namespace, folder: Path) -> object:
 
 def _network(options: argparse.Namespace, folder: Path) -> object:
     """One fault after the other; after each, every node has every message that was answered anywhere."""
+    from tests import endings
     from tests.namespaces import why_not
     from tests.test_network import NAMES, assert_all_have, deliver, three_nodes
 
@@ -81,6 +88,7 @@ def _network(options: argparse.Namespace, folder: Path) -> object:
             done[fault] += 1
             if (number + 1) % 10 == 0:
                 _say(f"{number + 1} faults")
+        endings.end_well(lambda: it.verify(NAMES[0]), it.stop, [folder / name for name in NAMES])
     return dict(done)
 
 
@@ -134,9 +142,13 @@ def _requests(options: argparse.Namespace, folder: Path) -> object:
 def _soak(options: argparse.Namespace, folder: Path) -> object:
     from tests import soak
 
-    limits = soak.Limits(log=options.log_level)
     return soak.run(
-        folder, seconds=60 * options.minutes, rate=options.rate, seed=options.seed, limits=limits, say=_say
+        folder,
+        seconds=60 * options.minutes,
+        rate=options.rate,
+        seed=options.seed,
+        limits=soak.Limits(),
+        say=_say,
     )
 
 
@@ -146,8 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dir", help="where the nodes keep their data: the disk that is tested")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    kills = commands.add_parser("kills", help="kill -9 under load")
+    kills = commands.add_parser("kills", help="kill -9 under load, and in the middle of all that is rare")
     kills.add_argument("--kills", type=int, default=500)
+    kills.add_argument("--phase", action="append", help="only this one; may be given often")
     kills.set_defaults(command=_kills)
 
     power = commands.add_parser("power", help="power loss")
@@ -177,10 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     requests.add_argument("--requests", type=int, default=100_000)
     requests.set_defaults(command=_requests)
 
-    soak = commands.add_parser("soak", help="steady load and faults; memory, files and disk stay level")
+    soak = commands.add_parser("soak", help="steady load and faults; memory, files, log and disk stay level")
     soak.add_argument("--minutes", type=float, default=30)
     soak.add_argument("--rate", type=float, default=50, help="changes a second")
-    soak.add_argument("--log-level", type=int, help="bytes that the log may grow by; unset: not judged")
     soak.set_defaults(command=_soak)
     return parser
 

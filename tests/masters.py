@@ -38,7 +38,8 @@ class Master:
 
     def __init__(self, number: int, *, knows: Iterable[int] = ()) -> None:
         self.store = MemoryStore()
-        self.replica = Replica.open(self.store, lambda: ReplicaId(number), lambda: 0)
+        self.new_id = number
+        self.replica = Replica.open(self.store, lambda: ReplicaId(self.new_id), lambda: 0)
         self.replica.members |= {ReplicaId(other) for other in knows}
 
     def do(self, command: Callable[[Replica, Transaction], T]) -> T:

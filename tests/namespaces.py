@@ -116,6 +116,12 @@ class Network:
         data, arguments = self._started[name]
         self.start(name, data, *arguments)
 
+    def stop(self) -> None:
+        """Stop all nodes."""
+        for life in self._lives.values():
+            life.close()
+        self._lives.clear()
+
     # What is asked --------------------------------------------------------------------------------------
 
     def within(self, name: str, work: Callable[[], T]) -> T:

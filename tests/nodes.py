@@ -201,10 +201,11 @@ def node_command(
     return [sys.executable, *program, *given]
 
 
-def write_timing(folder: Path) -> Path:
-    """A configuration in which everything that is periodic is quick."""
+def write_timing(folder: Path, *, keep_mb: float | None = None) -> Path:
+    """A configuration in which everything that is periodic is quick, perhaps with a short log."""
     file = folder / "quick.toml"
-    file.write_text("[gossip]\ninterval = 0.2\ngrace = 0.05\nlast_retry = 0.2\n")
+    kept = "" if keep_mb is None else f"[log]\nkeep_mb = {keep_mb}\n"
+    file.write_text(f"[gossip]\ninterval = 0.2\ngrace = 0.05\nlast_retry = 0.2\n{kept}")
     return file
 
 

@@ -20,23 +20,29 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from crdtmail import LmdbStore, Tables, living_mailboxes, messages
+from crdtmail.checking import check as sound
 from crdtmail.client import Client
 from crdtmail.crdt.clock import Clock
 from crdtmail.errors import StoreError
+from crdtmail.verify import verify
 from crdtmail.views import deltas_after
 from simulations.recount import recount
-from tests.nodes import node_process
+from tests import endings
+from tests.nodes import PATIENCE_S, node_process, write_timing
 
 ACCOUNT = "alice"
 SECTOR = 512
 _HEAD = struct.Struct("=QQQQ")
 _ASKED, _ANSWERED = ord("a"), ord("A")
+_REJOINS = 250
+"""One in so many images is gone on with, and the last one."""
 
 
 class Record(NamedTuple):
@@ -178,6 +184,8 @@ def check(folder: Path, name: str, image: bytes, disk: Disk) -> None:
         with store.snapshot() as snapshot:
             tables = Tables(snapshot)
             recount(tables)
+            wrong = [finding.text for finding in sound(snapshot)]
+            assert not wrong, f"crdtmail check: {wrong[:5]}"
             head = tables.head()
             logged = deltas_after(tables, Clock(), max_bytes=1 << 40)
             missing = sum(head.clock.values()) - sum(head.floor.values()) - len(logged)
@@ -212,9 +220,28 @@ def cut(
         wrong = _in_a_child(partial(check, folder / f"cut-{number}", chance.choice(disk.names), image, disk))
         assert not wrong, f"cut {number} of seed {seed}, before record {place}: {wrong}"
         _remove(folder / f"cut-{number}")
+        if number % _REJOINS == _REJOINS - 1 or number == cuts - 1:
+            rejoin(folder / f"rejoin-{number}", disk.names[-1], image)
         if (number + 1) % 100 == 0:
             say(f"{number + 1} cuts")
     return incomplete
+
+
+def rejoin(folder: Path, name: str, image: bytes) -> None:
+    """A node goes on with the image, and one that is new takes over all that it has."""
+    folders = [folder / "cut", folder / "new"]
+    folders[0].mkdir(parents=True)
+    (folders[0] / name).write_bytes(image)
+    timing = write_timing(folder)
+    with ExitStack() as stack:
+        one = stack.enter_context(node_process(folders[0], "--config", str(timing), "--name", "mx1"))
+        peers = ["--peer", one.address]
+        two = stack.enter_context(node_process(folders[1], "--config", str(timing), "--name", "mx2", *peers))
+        with endings.asking(one.address) as client:
+            client.create_mailbox("bob", "INBOX")
+        endings.end_well(
+            lambda: verify([one.address, two.address], timeout_s=PATIENCE_S), stack.close, folders
+        )
 
 
 def _in_a_child(work: Callable[[], None]) -> str:

@@ -115,13 +115,13 @@ def test_what_is_refused_is_counted_whoever_called() -> None:
     position = Position(PEER, "peer", Clock({PEER: 1}), 0)
     answer = encode_answer(ExchangeAnswer(position, (own,)))
     talker.perform(talker.gossip.converse(ADDRESS), Reply(200, PEER, answer))
-    assert talker.gossip.refused == 1
+    assert talker.gossip.refusals.faults == 1
     assert "said to be this replica's own" in str(talker.gossip.peers.sessions[ADDRESS].last_error)
     with pytest.raises(PeerError, match="a position is"):
         talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, with_checksum(dump([1]))))
     with pytest.raises(PeerError):
         talker.perform(talker.gossip.answer(Kind.PUSH, PEER, b"noise"))
-    assert talker.gossip.refused == 3
+    assert talker.gossip.refusals.faults == 3
 
 
 def test_a_node_that_calls_itself_is_told_so_and_one_that_meets_its_copy_takes_another_id() -> None:
@@ -136,6 +136,6 @@ def test_a_node_that_calls_itself_is_told_so_and_one_that_meets_its_copy_takes_a
     assert talker.master.replica.id == 1
     copy = encode_position(Position(ReplicaId(1), "copy", Clock(), 0))
     talker.new_id = ReplicaId(7)
-    talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, copy))
+    talker.perform(talker.gossip.answer(Kind.EXCHANGE, ReplicaId(1), copy))
     assert talker.master.replica.id == 7
     assert talker.gossip.position.replica == 7

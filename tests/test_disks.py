@@ -179,8 +179,15 @@ def test_a_node_on_a_full_disk_reads_on_and_writes_again_when_there_is_room(disk
                 assert (refused.status, refused.problem) == (507, "store-full")
                 assert refused.headers["Retry-After"] == "1"
                 assert await shown(it) == {"before"}
-            (alarm,) = (await it.ask("GET", "/v1/status")).body["alarms"]
-            assert "no room" in alarm
+            status = (await it.ask("GET", "/v1/status")).body
+            (alarm,) = status["alarms"]
+            assert alarm["kind"] == "store-full"
+            assert "no room" in alarm["text"]
+            assert status["writes"] == {"answered": 2, "withoutRoom": 3}
+            figures = (await it.ask("GET", "/metrics")).body.decode()
+            assert 'crdtmail_alarms{kind="store-full"} 1.0' in figures
+            assert 'crdtmail_writes_total{result="store-full"} 3.0' in figures
+            assert status["disk"]["freeBytes"] < status["disk"]["storeBytes"]
             disk.empty()
             assert (await add(it, "after")).status == 201
             assert await shown(it) == {"before", "after"}

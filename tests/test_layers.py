@@ -41,6 +41,7 @@ IMPORTERS = {
     "sortedcontainers": {"store/memory_store.py"},
     "uvloop": {"daemon.py"},
     "rich": {"screen.py"},
+    "prometheus_client": {"web/metrics.py"},
 }
 PURE = {"crdt", "gossip", "effects.py", "service.py", "replica.py", "applying.py", "views.py"}
 IMPURE = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from crdtmail.client import Client
+from tests import endings
 from tests.namespaces import Network, network, why_not
 from tests.nodes import PATIENCE_S, free_ports, node_process, write_timing
 from tests.rough_link import RoughLink, rough_links
@@ -50,8 +51,10 @@ def ids(client: Client) -> set[str]:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with three_nodes(tmp_path_factory.mktemp("three")) as it:
+    folder = tmp_path_factory.mktemp("three")
+    with three_nodes(folder) as it:
         yield it
+        endings.end_well(lambda: it.verify("mx1"), it.stop, [folder / name for name in NAMES])
 
 
 @contextmanager

@@ -411,9 +411,10 @@ def test_a_rename_takes_the_mailboxes_below_along() -> None:
     assert master.clock == before, "a rename to the same name is none"
 
 
-def test_a_deleted_mailbox_leaves_nothing_but_the_uids_it_had_shown() -> None:
+def test_a_deleted_mailbox_leaves_nothing_but_the_uids_it_has_used_up() -> None:
     master = Master(1)
-    never_read, read = master.create("A"), master.create("B")
+    empty, never_read, read = (master.create(name) for name in "ABC")
+    master.delete(empty)
     for box in (never_read, read):
         master.add(box, "a", "b", keywords=["$flagged"])
     master.read(read)
@@ -422,7 +423,7 @@ def test_a_deleted_mailbox_leaves_nothing_but_the_uids_it_had_shown() -> None:
     rows = master.rows()
     for table in (Table.MAILBOXES, Table.MESSAGES, Table.MESSAGE_IDS, Table.CHANGES, Table.STALE):
         assert rows[table] == []
-    assert len(rows[Table.BURNT]) == 1
+    assert len(rows[Table.BURNT]) == 2
     assert names(master) == set()
     master.recount()
 
@@ -753,14 +754,16 @@ def test_a_new_id_that_did_not_become_durable_is_none() -> None:
 
     def renew(txn: Transaction) -> None:
         one.replica._new_id = lambda: ReplicaId(77)
-        assert one.replica.renew(txn, ReplicaId(1))
+        assert one.replica.renew(txn, ReplicaId(1), is_ambiguous=False)
         raise FullError
 
     with pytest.raises(FullError):
         one.store.transact(renew)
     one.add(box, "a")
     assert one.clock[ReplicaId(77)] == 0
-    assert one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1)))
-    assert not one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1))), "whoever says so second"
+    assert one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1), is_ambiguous=False))
+    assert not one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1), is_ambiguous=False)), (
+        "whoever says so second"
+    )
     one.add(box, "b")
     assert one.clock[ReplicaId(77)] == 1

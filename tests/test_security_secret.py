@@ -244,7 +244,7 @@ def test_nodes_with_one_secret_converge_also_after_a_restart_of_one(tmp_path: Pa
             await create(first.node, "carol")
             async with serving(tmp_path / "mx2", cluster_secret_file=secret, peers=peers) as (second, _):
                 await until(lambda: first.node.head.clock == second.node.head.clock, "and again")
-                assert first.node.gossip.refused == 0
+                assert first.node.gossip.refusals.faults == 0
 
     run(story())
 

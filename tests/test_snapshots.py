@@ -10,27 +10,31 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from crdtmail import views
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail import staging, views
+from crdtmail.applying import Editor
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import MailboxId
-from crdtmail.crdt.message import EMPTY, Instance, Message
+from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import Overloaded, PeerError
+from crdtmail.gossip import serving
 from crdtmail.gossip.snapshot import (
     AskAccounts,
+    AskDetails,
     Begin,
     End,
     Messages,
     decode_begun,
+    decode_details,
     decode_messages,
     decode_request,
     encode_request,
 )
-from crdtmail.limits import MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
-from crdtmail.replica import KEEP_ALL, Keep, Outcome
+from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
+from crdtmail.replica import KEEP_ALL, Attempt, Keep, Outcome
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import Tables, WritableTables, encode_instances
+from crdtmail.store.tables import Lsn, Modseq, Tables, WritableTables, encode_instances
 from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
@@ -562,3 +566,236 @@ def test_nothing_that_readers_see_depends_on_the_log() -> None:
     assert one.read(box) == before
     assert one.changes(box) == changes
     assert mail("a").id == before[0].id
+
+
+# What goes wrong meanwhile ------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_full_where_a_mailbox_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "BATCH_BYTES", 150)
+    one, two = Master(1), Master(2)
+    for name in ("A", "B", "C"):
+        one.add(one.create(name), *many(7))
+    fill(two, one)
+    assert same(one, two)
+
+
+def test_what_is_left_of_a_snapshot_that_was_cleared_in_part_is_not_taken_for_what_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node is killed while it takes away what it had staged; all that differs must be fetched again."""
+    monkeypatch.setattr(staging, "MAX_ROWS_CLEARED", 50)
+    one, two, box = pair()
+    one.add(box, *many(300))
+    two.hear(one)
+    one.mark(box, ids(*many(300)), add=["$flagged"])
+    fill(two, one, clears=False)
+    two.do(lambda replica, txn: replica.clear_garbage(txn))
+    one.mark(box, ids("m5"), add=["$answered"])
+    two.mark(box, ids("m200"), add=["$seen"])
+    fill(two, one)
+    assert len(two.read(box)) == 300
+    two.recount()
+
+
+def test_a_node_that_was_rolled_back_keeps_what_it_took_before_it_met_its_peers() -> None:
+    """Its new deltas have the names of those that it lost, and the peer's clock covers them all."""
+    one, two, box = pair()
+    one.do(lambda replica, txn: replica.meet(txn, two.replica.id, "two", two.clock))
+    one.add(box, "before")
+    old = one.store.image()
+    one.add(box, "lost")
+    one.mark(box, ids("before"), add=["$flagged"])
+    two.hear(one)
+    one.store.load(old)
+    one.add(box, "precious")
+    one.mark(box, ids("before"), add=["$answered"])
+    one.new_id = 77
+    one.do(lambda replica, txn: replica.renew(txn, replica.id, is_ambiguous=True))
+    fill(one, two)
+    assert {message.id for message in one.read(box)} == {"before", "lost", "precious"}
+    assert one.keywords(box)["before"] >= {"$flagged", "$answered"}
+    one.recount()
+
+
+def test_a_snapshot_that_knows_more_of_us_than_we_do_is_not_merged() -> None:
+    one, two, box = pair()
+    two.add(box, "a")
+    one.hear(two)
+    lost = two.store.image()
+    two.add(box, "b")
+    one.hear(two)
+    two.store.load(lost)
+    with pytest.raises(PeerError, match="its own store has lost"):
+        fill(two, one)
+
+
+def damaged_pair() -> tuple[Master, Master, MailboxId]:
+    """Two masters at one clock; the second has lost a message."""
+    one, two, box = pair()
+    one.add(box, *many(10))
+    exchange(one, two)
+    two.do(lambda _, txn: lose_a_message(txn, ACCOUNT, "m3"))
+    return one, two, box
+
+
+def test_what_is_expunged_here_during_a_repair_stays_expunged() -> None:
+    one, two, box = damaged_pair()
+    fill(
+        two, one, is_repair=True, meanwhile=lambda asked: two.expunge(box, ids("m5")) if asked == 4 else None
+    )
+    assert {message.id for message in two.read(box)} == {*many(10)} - {"m5"}
+    exchange(one, two)
+    assert same(one, two)
+
+
+def test_what_was_expunged_there_before_a_repair_stays_expunged() -> None:
+    one, two, box = damaged_pair()
+    one.expunge(box, ids("m5"))
+    one.mark(box, ids("m6"), add=["$flagged"])
+    fill(two, one, is_repair=True)
+    exchange(one, two)
+    assert {message.id for message in two.read(box)} == {*many(10)} - {"m5"}
+    assert same(one, two)
+
+
+def test_a_repair_agrees_on_a_size_that_differs() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    two.hear(one)
+    two.do(lambda _, txn: change_size(txn, box, "a", 7))
+    fill(two, one, is_repair=True)
+    fill(one, two, is_repair=True)
+    assert one.digest == two.digest
+
+
+def change_size(txn: Transaction, box: MailboxId, id: str, size: int) -> None:
+    """As a damaged disk might."""
+    tables = WritableTables(txn)
+    head = tables.head()
+    head.lsn = Lsn(head.lsn + 1)
+    with Editor(tables, head, ACCOUNT, box) as editor:
+        before = editor.get(MessageId(id))
+        assert before is not None
+        (instance,) = before.message.instances
+        editor.replace(MessageId(id), before, Message((instance._replace(size=size),)))
+    tables.put_head(head)
+
+
+def test_a_mailbox_that_is_deleted_here_while_it_is_compared_stays_deleted() -> None:
+    one, two, _ = pair()
+    mine = two.create("Mine")
+    one.create("Another")
+    asked: list[int] = []
+
+    def meanwhile(number: int) -> None:
+        asked.append(number)
+        if number == 4:
+            two.delete(mine)
+
+    fill(two, one, meanwhile=meanwhile)
+    assert 4 in asked
+    assert two.ask(lambda tables: tables.mailbox(ACCOUNT, mine)) is None
+    two.recount()
+
+
+def test_a_merge_that_was_given_up_merges_nothing() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    attempt = Attempt()
+    number = two.do(lambda replica, txn: replica.compare(txn, attempt))
+    attempt.is_on = False
+    two.hear(one)
+    with pytest.raises(PeerError, match="given up"):
+        two.do(lambda replica, txn: replica.merge(txn, attempt, number, one.clock, is_repair=False))
+
+
+def test_a_directory_that_was_staged_is_not_sent_again() -> None:
+    one, two = Master(1), Master(2)
+    one.add(one.create(), *many(10))
+    sizes: list[int] = []
+
+    def die(asked: int) -> None:
+        if asked == 4:
+            raise PeerError("the line is dead")
+
+    with pytest.raises(PeerError, match="dead"):
+        fill(two, one, meanwhile=die)
+    assert two.ask(lambda tables: tables.staged_directory(ACCOUNT)) is not None
+    source = source_of(one)
+    honest = source.answer
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        found = honest(peer, question)
+        if isinstance(decode_request(question), AskDetails):
+            sizes.extend(len(each.document or b"") for each in decode_details(found))
+        return found
+
+    source.answer = answer  # type: ignore[method-assign]
+    take_over(two.store, two.replica, source)
+    assert sizes == [0]
+    assert same(one, two)
+
+
+def test_a_snapshot_that_holds_a_message_twice_is_refused() -> None:
+    one, two = Master(1), Master(2)
+    box = one.create()
+    one.add(box, "a", "b")
+
+    def work(txn: Transaction) -> None:
+        tables = WritableTables(txn)
+        record = tables.mailbox(ACCOUNT, box)
+        assert record is not None
+        body = encode_instances(Message((Instance(Dot(ReplicaId(1), 2), Uid(9), 1, 1, {}),)))
+        tables.put_message(record.number, MessageId("a"), Uid(9), Modseq(9), body)
+
+    one.store.transact(work)
+    with pytest.raises(PeerError, match="twice"):
+        fill(two, one)
+
+
+def test_flags_that_follow_many_messages_take_one_delta() -> None:
+    one, two, box = pair()
+    archive = one.create("Archive")
+    one.add(box, *many(200))
+    two.hear(one)
+    one.move(box, archive, ids(*many(200)))
+    two.mark(box, ids(*many(200)), add=["$flagged"])
+    before = two.clock[two.replica.id]
+    fill(two, one)
+    assert all("$flagged" in keywords for keywords in two.keywords(archive).values())
+    assert two.clock[two.replica.id] - before == 1
+
+
+def test_a_flag_that_came_after_the_move_follows_although_its_author_hears_of_the_move_by_snapshot() -> None:
+    one, two, box = pair()
+    archive = one.create("Archive")
+    one.add(box, "a")
+    two.hear(one)
+    one.move(box, archive, ids("a"))
+    two.mark(box, ids("a"), add=["$flagged"])
+    one.do(lambda replica, txn: replica.prune(txn, Clock(), Keep(bytes=0, age_ms=0)))
+    one.hear(two)
+    fill(two, one)
+    exchange(one, two)
+    for master in (one, two):
+        assert master.keywords(archive) == {"a": {"$flagged"}}
+    assert same(one, two)
+
+
+def test_a_clock_that_nobody_could_be_told_is_not_merged() -> None:
+    one, two, _ = pair()
+    one.do(lambda _, txn: raise_clock(txn, MAX_REPLICAS))
+    with pytest.raises(PeerError, match="at most"):
+        two.do(
+            lambda replica, txn: replica.merge(
+                txn, attempt := Attempt(), replica.compare(txn, attempt), one.clock, is_repair=False
+            )
+        )
+
+
+def raise_clock(txn: Transaction, replicas: int) -> None:
+    tables = WritableTables(txn)
+    head = tables.head()
+    head.clock = head.clock.join(Clock({ReplicaId(1000 + n): 1 for n in range(replicas)}))
+    tables.put_head(head)

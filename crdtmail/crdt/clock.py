@@ -98,6 +98,13 @@ class Clock(Mapping[ReplicaId, int]):
         """Only the entries, each taken as one dot, that `covered` does not cover."""
         return Clock._own({r: s for r, s in self.entries.items() if covered.entries.get(r, 0) < s})
 
+    def limited(self, bounds: Mapping[ReplicaId, int]) -> Clock:
+        """This clock, but of each of these replicas up to a sequence number only."""
+        if not bounds:
+            return self
+        limited = {r: min(s, bounds.get(r, s)) for r, s in self.entries.items()}
+        return Clock._own({r: s for r, s in limited.items() if s})
+
     def count_missing_from(self, other: Clock) -> int:
         """How many deltas this clock covers that `other` does not."""
         return sum(max(0, seq - other[replica]) for replica, seq in self.entries.items())

@@ -30,7 +30,7 @@ from crdtmail.crdt.delta import (
 from crdtmail.crdt.message import MessageId, NewMessage
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.limits import (
     MAX_DELTA,
     MAX_DIRECTORY_UPDATE,
@@ -71,13 +71,15 @@ def _sealed(delta: Delta, operations: list[list[Any]]) -> bytes:
 def decode_delta(data: bytes) -> Delta:
     """The delta in `data`.  Raises PeerError if these are not the bytes that `encode_delta` makes of it."""
     if len(data) > MAX_DELTA:
-        raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}")
+        raise PeerError(f"a delta of {len(data)} bytes is over the limit of {MAX_DELTA}", Refusal.OVER_LIMIT)
     without_checksum(data)
     fields = read(data)
     try:
         version, replica, seq, account, operations, _ = _list(fields, 6)
         if version != VERSION:
-            raise PeerError(f"a delta has version {version!r}; this node reads version {VERSION}")
+            raise PeerError(
+                f"a delta has version {version!r}; this node reads version {VERSION}", Refusal.VERSION
+            )
         delta = _delta(replica, seq, account, operations)
     except ValueError as error:
         raise PeerError(f"a delta is not well formed: {error}") from error
@@ -95,7 +97,7 @@ def without_checksum(data: bytes) -> bytes:
     """The bytes that stand before the checksum.  Raises PeerError if it is not theirs."""
     payload = data[:-5]
     if with_checksum(payload) != data:
-        raise PeerError("a checksum is wrong: the message was damaged on its way")
+        raise PeerError("a checksum is wrong: the message was damaged on its way", Refusal.CHECKSUM)
     return payload
 
 

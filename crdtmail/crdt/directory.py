@@ -22,7 +22,7 @@ from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory_update import check_update
 from crdtmail.crdt.names import INBOX, SEPARATOR, check_mailbox_name, make_mailbox_id
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 
 _BORN, _NAME, _ROLE, _SUBSCRIBED, _ANNOTATION = "born", "name", "role", "subscribed", "annotation/"
 _ACTIVE = "active"
@@ -66,17 +66,21 @@ class Directory:
         try:
             return self.content()
         except ValueError as error:
-            raise PeerError(f"a directory update holds what no directory does: {error}") from error
+            raise PeerError(
+                f"a directory update holds what no directory does: {error}", Refusal.IMPOSSIBLE
+            ) from error
 
     def _apply(self, update: bytes) -> None:
         try:
             self._doc.apply_update(update)
         except (ValueError, RuntimeError) as error:
-            raise PeerError(f"a directory update cannot be read or applied: {error}") from error
+            raise PeerError(
+                f"a directory update cannot be read or applied: {error}", Refusal.IMPOSSIBLE
+            ) from error
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # how a failed assertion in Yjs's Rust arrives
                 raise
-            raise PeerError("a directory update breaks the document") from error
+            raise PeerError("a directory update breaks the document", Refusal.IMPOSSIBLE) from error
 
     def content(self) -> list[list[list[str]]]:
         """All that the document says, in order: equal documents give equal lists, whatever way they came."""

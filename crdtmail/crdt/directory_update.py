@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 
 ROOTS = frozenset({"mailboxes", "vacated", "scripts", "sieve"})
 _TEXTS = "scripts"  # the one root whose values are Yjs texts
@@ -64,7 +64,9 @@ def check_update(update: bytes, state_vector: bytes, state: Callable[[], bytes])
         if texts:
             _check_texts(texts, [parsed, _Reader(state()).update()])
     except (ValueError, IndexError) as error:
-        raise PeerError(f"a directory update is none that a directory makes: {error}") from error
+        raise PeerError(
+            f"a directory update is none that a directory makes: {error}", Refusal.IMPOSSIBLE
+        ) from error
 
 
 def _check_complete(parsed: _Update, known: dict[int, int]) -> None:

@@ -152,7 +152,17 @@ class Message(NamedTuple):
                     dots |= {d for d in has if d in had or not ours.covers(d)}
                     if dots:
                         keywords[keyword] = tuple(sorted(dots))
-                instances.append(a._replace(uid=max(a.uid, b.uid), keywords=keywords))
+                instances.append(
+                    Instance(
+                        dot,
+                        max(a.uid, b.uid),
+                        # What is of the addition alone differs where one of the two is damaged: agree on one.
+                        max(a.size, b.size),
+                        max(a.received_at, b.received_at),
+                        keywords,
+                        a.is_moved or b.is_moved,
+                    )
+                )
             elif a is not None and not theirs.covers(dot):
                 instances.append(a)
             elif b is not None and not ours.covers(dot):

@@ -25,7 +25,7 @@ from crdtmail.limits import MAX_PEER_NAME, MAX_REPLICAS
 
 
 def encode_position(position: Position, protocol: int = PROTOCOL) -> bytes:
-    """`[replica, name, clock, digest, [retired ...]]`, in version 1 without the last"""
+    """`[replica, name, clock, digest, [retired ...], cluster]`, in version 1 without the last two"""
     return _sealed(plain_position(position, protocol))
 
 
@@ -85,7 +85,7 @@ def _clock(value: object) -> Clock:
 
 def plain_position(position: Position, protocol: int = PROTOCOL) -> list[Any]:
     plain = [position.replica, position.name, plain_clock(position.clock), position.digest]
-    return plain if protocol == 1 else [*plain, sorted(position.retired)]
+    return plain if protocol == 1 else [*plain, sorted(position.retired), position.cluster]
 
 
 def position_from_plain(value: object, protocol: int = PROTOCOL) -> Position:
@@ -101,11 +101,13 @@ def position_from_plain(value: object, protocol: int = PROTOCOL) -> Position:
                 match rest, protocol:
                     case [], 1:
                         return Position(*who, None)
-                    case [list(retired)], 2:
-                        return Position(*who, digest, _replicas(retired))
+                    case [list(retired), str(cluster)], 2 if len(cluster) <= MAX_PEER_NAME:
+                        return Position(*who, digest, _replicas(retired), cluster)
     except ValueError as error:
         raise PeerError(str(error)) from error
-    raise PeerError("a position is a replica, a name, a clock, a digest and the replicas that are retired")
+    raise PeerError(
+        "a position is a replica, a name, a clock, a digest, a list of retired replicas and a cluster"
+    )
 
 
 def _replicas(value: list[Any]) -> frozenset[ReplicaId]:

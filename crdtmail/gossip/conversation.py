@@ -7,9 +7,9 @@ request that is malformed, or that a peer has no business to make, changes nothi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
@@ -27,7 +27,7 @@ from crdtmail.effects import (
     persist,
     read,
 )
-from crdtmail.errors import PeerError, RequestError, StoreError, StoreFull, UnknownProtocol
+from crdtmail.errors import PeerError, Refusal, RequestError, StoreError, StoreFull, UnknownProtocol
 from crdtmail.gossip.codec import (
     decode_answer,
     decode_clock,
@@ -41,6 +41,7 @@ from crdtmail.gossip.codec import (
 from crdtmail.gossip.filling import Filling, fill
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.peers import Heard, Peers
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.gossip.serving import Snapshots
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
 from crdtmail.gossip.snapshot import (
@@ -51,9 +52,9 @@ from crdtmail.gossip.snapshot import (
     decode_request,
     encode_numbered,
 )
-from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_NEW_IDS
+from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_NEW_IDS, MAX_REPLICAS, STAGED_S
 from crdtmail.replica import Keep, Outcome, Replica
-from crdtmail.store.interface import Transaction
+from crdtmail.store.interface import T, Transaction
 from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
 from crdtmail.views import deltas_after
 
@@ -65,12 +66,12 @@ _TAKEN, _GAP, _OK = 204, 409, 200
 @dataclass(frozen=True, slots=True)
 class Reception:
     """What became of deltas from a peer: their dots, as far as they could be read, our clock after them,
-    whether they stopped at a gap, and the reason where one was refused."""
+    the one at which they stopped because it builds on what is not here, and why where one was refused."""
 
     dots: tuple[Dot, ...]
     clock: Clock
-    gap: bool = False
-    refusal: str | None = None
+    gap: Dot | None = None
+    refusal: PeerError | None = None
 
 
 @dataclass(slots=True)
@@ -88,7 +89,8 @@ class _Offered:
 class Gossip:
     """What a node knows of its peers, and every conversation that it can have with them.
 
-    `now` gives seconds on a clock that nobody sets; `protocol` is the newest version that it speaks.
+    `now` gives seconds on a clock that nobody sets; `protocol` is the newest version that it speaks; nodes of
+    another `cluster` are refused.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Gossip:
         chance: random.Random,
         now: Callable[[], float],
         protocol: int = PROTOCOL,
+        cluster: str = "",
     ) -> None:
         self.replica = replica
         self.name = name
@@ -120,19 +123,23 @@ class Gossip:
         """Those that are held for others."""
         self.last_filling: Filling | None = None
         """The last one that has been taken over since the start."""
-        self.refused = 0
-        """How often something was refused that a peer sent, whoever called."""
+        self.refusals = Refusals(now)
+        """What was refused of peers, whoever called, and of others that are none."""
         self.renewed = 0
         """How often this node has taken another id, because the old one was no longer its own."""
         self._now = now
         self.protocol = protocol
+        self.cluster = cluster
+        self._filled_at = now()
         self._remembered_at: dict[ReplicaId, float] = {}
         self._asked: list[bytes] = []
         self._offered: _Offered | None = None
 
     @property
     def position(self) -> Position:
-        return Position(self.replica.id, self.name, self.head.clock, self.head.digest, self.retired)
+        return Position(
+            self.replica.id, self.name, self.head.clock, self.head.digest, self.retired, self.cluster
+        )
 
     def change_peers(self, addresses: Iterable[str]) -> None:
         """Call these from now on.  No conversation with another one may be under way."""
@@ -161,7 +168,13 @@ class Gossip:
                 case Push(after, only):
                     yield from self._push(address, session, after, only)
         except (PeerError, RequestError, StoreError) as error:
+            if isinstance(error, PeerError):
+                self.refusals.refuse(address, error)
             session.failed(self._now(), str(error))
+        except Exception as error:
+            # A bug.  The peer is tried again all the same, for the next answer may be another one.
+            session.failed(self._now(), f"this node has a bug: {error!r}")
+            raise
 
     def _push(self, address: str, session: Session, after: Clock, only: ReplicaId | None) -> Steps[None]:
         entries = yield from read(lambda tables: _batch(tables, after, only))
@@ -180,12 +193,20 @@ class Gossip:
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
         ours = self.position
+        known = {replica: heard.clock for replica, heard in self.peers.heard.items()}
         reply = yield from self._ask_position(address, session, ours)
-        with self._refusing():
-            answer = decode_answer(reply.body, session.protocol)
-            theirs = answer.position
-            if theirs.replica == ours.replica:
-                raise PeerError("a copy of this node's data folder answers there, and will take another id")
+        answer = yield from _parse(partial(decode_answer, protocol=session.protocol), reply.body)
+        theirs = answer.position
+        if theirs.replica == ours.replica:
+            raise PeerError(
+                "a copy of this node's data folder answers there, and will take another id", Refusal.OWN_ID
+            )
+        if not theirs.clock.includes(known.get(theirs.replica, Clock())):
+            # Taken all the same: it is how a peer whose disk went back in time gets back what it lost.
+            self.refusals.count(
+                address, Refusal.CLOCK_WENT_BACK, f"{theirs.name} no longer has all that it once had"
+            )
+        self._check_cluster(theirs)
         yield from self._hear(theirs)
         after = ours.clock
         is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
@@ -195,12 +216,12 @@ class Gossip:
             ours, after = self.position, self.head.clock
         if answer.deltas:
             try:
-                reception = yield from self._receive(answer.deltas)
+                reception = yield from self._receive(address, answer.deltas)
             except StoreFull as error:
                 session.has_no_room(self._now(), ours, theirs, str(error))
                 return
             if reception.refusal is not None:
-                raise PeerError(reception.refusal)
+                raise reception.refusal
             after = reception.clock
         session.exchanged(self._now(), ours, theirs, after)
 
@@ -228,45 +249,53 @@ class Gossip:
         reply = yield from call(address, Kind.OFFER, b"")
         begun: Begun | None = None
         while reply.body:
-            with self._refusing():
-                number, question = decode_numbered(reply.body)
-                request = decode_request(question)
+            number, question = decode_numbered(reply.body)
+            request = decode_request(question)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
             reply = yield from call(address, Kind.OFFER, encode_numbered(number, answer))
         if begun is None:
-            raise PeerError("the peer wanted no snapshot")
+            raise PeerError("the peer wanted no snapshot", Refusal.NOT_ASKED)
         session.filled(self._now(), reply.replica, begun.position.clock)
 
     # What we answer -------------------------------------------------------------------------------------
 
     def answer(self, kind: Kind, sender: ReplicaId, body: bytes, protocol: int = PROTOCOL) -> Steps[Reply]:
         """A replica asks.  Raises PeerError with the reason if it is refused, StoreError, Overloaded."""
-        with self._refusing():
+        try:
             if not max(OLDEST_PROTOCOL, kind.since) <= protocol <= self.protocol:
                 known = f"{OLDEST_PROTOCOL} to {self.protocol}"
-                raise UnknownProtocol(f"{kind.value}: not version {protocol}, this node speaks {known}")
-        match kind:
-            case Kind.EXCHANGE:
-                return (yield from self._answer_exchange(body, protocol))
-            case Kind.PUSH:
-                return (yield from self._answer_push(sender, body))
-            case Kind.SNAPSHOT:
-                return (yield from self._answer_snapshot(sender, body))
-            case Kind.OFFER:
-                return (yield from self._answer_offer(sender, body))
+                raise UnknownProtocol(
+                    f"{kind.value}: not version {protocol}, this node speaks {known}", Refusal.PROTOCOL
+                )
+            match kind:
+                case Kind.EXCHANGE:
+                    return (yield from self._answer_exchange(sender, body, protocol))
+                case Kind.PUSH:
+                    return (yield from self._answer_push(sender, body))
+                case Kind.SNAPSHOT:
+                    return (yield from self._answer_snapshot(sender, body))
+                case Kind.OFFER:
+                    return (yield from self._answer_offer(sender, body))
+        except PeerError as error:
+            self.refusals.refuse(f"{sender:016x}", error)
+            raise
 
-    def _answer_exchange(self, body: bytes, protocol: int) -> Steps[Reply]:
+    def _answer_exchange(self, sender: ReplicaId, body: bytes, protocol: int) -> Steps[Reply]:
         """Our position, and the first deltas that the asker lacks."""
-        with self._refusing():
-            theirs = decode_position(body, protocol)
-            if protocol < Kind.SNAPSHOT.since and not theirs.clock.includes(self.head.floor):
-                raise PeerError("the log no longer reaches back so far, and your version takes no snapshot")
-            if theirs.replica == self.replica.id and body in self._asked:
-                raise PeerError("a node's peers must not name the node itself")
+        theirs = decode_position(body, protocol)
+        if protocol < Kind.SNAPSHOT.since and not theirs.clock.includes(self.head.floor):
+            raise PeerError(
+                "the log no longer reaches back so far, and your version takes no snapshot", Refusal.PROTOCOL
+            )
+        if theirs.replica == self.replica.id and body in self._asked:
+            raise PeerError("a node's peers must not name the node itself", Refusal.OWN_ID)
+        if theirs.replica != sender:
+            raise PeerError("the position is another replica's than the sender's", Refusal.IMPOSSIBLE)
+        self._check_cluster(theirs)
         if theirs.replica == self.replica.id:
-            yield from self._renew(theirs.replica)
+            yield from self._renew(theirs.replica, is_ambiguous=True)
         ours = self.position
         entries: list[LogEntry] = []
         if not theirs.clock.includes(ours.clock):
@@ -285,14 +314,13 @@ class Gossip:
     def _answer_offer(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """A peer offers its snapshot, or answers our question about it; our next question, or nothing."""
         if not body:
-            self._end_offer()
+            self._end_offer(by=sender)
             self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
             value: Any = None
         else:
-            with self._refusing():
-                number, answer = decode_numbered(body)
+            number, answer = yield from _parse(decode_numbered, body)
             if self._offered is None or (self._offered.sender, self._offered.asked) != (sender, number):
-                raise PeerError("that is no answer to what was asked last")
+                raise PeerError("that is no answer to what was asked last", Refusal.NOT_NOW)
             value = Reply(_OK, sender, answer)
         offered = self._offered
         offered.asked = 0  # another copy of this answer is none to what is asked next
@@ -321,29 +349,30 @@ class Gossip:
         if self._offered is offered:
             self._offered = None
 
-    def _end_offer(self) -> None:
-        """Give up what is being taken over, unless something is being done for it just now."""
-        if self._offered is not None:
-            if not self._offered.asked:
-                raise PeerError("a snapshot is being taken over")
-            self._offered.steps.close()
-            self._offered = None
+    def _end_offer(self, by: ReplicaId | None = None) -> None:
+        """Give up what is being taken over, unless something is being done for it just now, or another node
+        than the one that is taken from wants to begin while that one goes on."""
+        if (offered := self._offered) is None:
+            return
+        is_alive = self._now() - offered.answered_at <= GOSSIP_TIMEOUT_S
+        if not offered.asked or (by not in (None, offered.sender) and is_alive):
+            raise PeerError("a snapshot is being taken over", Refusal.NOT_NOW)
+        offered.steps.close()
+        self._offered = None
 
     def _answer_snapshot(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
-        with self._refusing():
-            request = decode_request(body)
+        request = yield from _parse(decode_request, body)
         answer = yield from self.snapshots.answer(sender, self.name, self.replica.id, request)
         return Reply(_OK, self.replica.id, answer)
 
     def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         """204 when all is durable here; 409 with our clock at a gap."""
-        with self._refusing():
-            deltas = decode_push(body)
-        reception = yield from self._receive(deltas)
-        if reception.gap:
+        deltas = yield from _parse(decode_push, body)
+        reception = yield from self._receive(f"{sender:016x}", deltas)
+        if reception.gap is not None:
             return Reply(_GAP, self.replica.id, encode_clock(reception.clock))
         if reception.refusal is not None:
-            raise PeerError(reception.refusal)
+            raise reception.refusal
         self.peers.hear_dots(self._now(), sender, reception.dots)
         if (session := self.peers.session_of(sender)) is not None:
             session.heard_push(self._now(), reception.dots)
@@ -352,11 +381,18 @@ class Gossip:
     # Keeping house -------------------------------------------------------------------------------------
 
     def keep_house(self, keep: Keep) -> Steps[None]:
-        """What has to be done now and then: give up old snapshots, and prune the log."""
+        """What has to be done now and then: give up old snapshots, take away what is left of one that was
+        taken over, and prune the log."""
         self.snapshots.give_up_old()
         offered = self._offered
         if offered is not None and offered.asked and self._now() - offered.answered_at > GOSSIP_TIMEOUT_S:
             self._end_offer()
+        if self.filling is None:
+            if self._now() - self._filled_at > STAGED_S and (yield from read(Tables.has_staged)):
+                yield from persist(self.replica.discard_staged)
+            if (yield from read(lambda tables: any(tables.garbage()))):
+                while (yield from persist(self.replica.clear_garbage)):
+                    pass
         while self.head.log_bytes and (
             yield from read(lambda tables: self.replica.may_prune(tables, self.stable(), keep))
         ):
@@ -367,15 +403,22 @@ class Gossip:
         members = self.peers.members(self.retired).values()
         return [member for member in members if self._now() - member.at > after_s]
 
+    def held_back(self, member: Heard) -> int:
+        """How many entries of the log are kept for this member: those that it is not known to have."""
+        return self.head.clock.count_missing_from(member.clock.join(self.head.floor))
+
     def stable(self) -> Clock:
         """What every member is known to have, whoever counts as one (`Peers.members`)."""
         return self.peers.stable(self.head.clock, self.retired)
 
     # What both have in common ---------------------------------------------------------------------------
 
-    def _receive(self, encoded: Sequence[bytes]) -> Steps[Reception]:
+    def _receive(self, peer: str, encoded: Sequence[bytes]) -> Steps[Reception]:
         """Apply deltas from another replica in order, up to the first gap or refusal; durable when over."""
-        if sum(map(len, encoded)) > _SMALL_BATCH:
+        size = sum(map(len, encoded))
+        if size > BATCH_BYTES and len(encoded) > 1:
+            raise PeerError(f"several deltas at once take at most {BATCH_BYTES} bytes", Refusal.OVER_LIMIT)
+        if size > _SMALL_BATCH:
             deltas, refusal = yield from compute(lambda: _decode(encoded))
         else:
             deltas, refusal = _decode(encoded)
@@ -387,39 +430,55 @@ class Gossip:
                     with txn.nested() as inner:
                         outcome = self.replica.receive(inner, delta, data)
                 except PeerError as error:
-                    return Reception(dots, Tables(txn).head().clock, refusal=str(error))
+                    return Reception(dots, Tables(txn).head().clock, refusal=error)
                 if outcome is Outcome.GAP:
-                    return Reception(dots, Tables(txn).head().clock, gap=True)
+                    return Reception(dots, Tables(txn).head().clock, gap=delta.dot)
             return Reception(dots, Tables(txn).head().clock, refusal=refusal)
 
         reception = yield from persist(apply)
-        self.refused += reception.refusal is not None
+        if (gap := reception.gap) is not None:
+            text = f"delta {gap.seq} of {gap.replica:016x} builds on what is not here"
+            self.refusals.count(peer, Refusal.GAP, text)
         return reception
-
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Count what is refused of a peer."""
-        try:
-            yield
-        except PeerError:
-            self.refused += 1
-            raise
 
     def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
-            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over")
+            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.NOT_NOW)
         self.filling = filling = Filling(address, self._now())
         try:
-            theirs = yield from fill(self.replica, address, filling, is_repair=is_repair)
+            theirs = yield from fill(
+                self.replica,
+                address,
+                filling,
+                hear=self._hear_of_snapshot,
+                now=self._now,
+                is_repair=is_repair,
+            )
         finally:
             self.filling, filling.attempt.is_on = None, False
+            self._filled_at = self._now()
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
-    def _renew(self, old: ReplicaId) -> Steps[None]:
+    def _hear_of_snapshot(self, position: Position) -> Steps[None]:
+        self._check_cluster(position)
+        yield from self._hear(position)
+
+    def _check_cluster(self, theirs: Position) -> None:
+        if theirs.digest is not None and theirs.cluster != self.cluster:
+            raise PeerError(
+                f"{theirs.name} belongs to cluster {theirs.cluster!r}, this node to {self.cluster!r}",
+                Refusal.ANOTHER_CLUSTER,
+            )
+
+    def _renew(self, old: ReplicaId, *, is_ambiguous: bool) -> Steps[None]:
         """Take a new id, before anything more is written."""
-        if (yield from persist(lambda txn: self.replica.renew(txn, old))):
+        if self.renewed >= MAX_NEW_IDS:
+            raise PeerError(
+                "this node has taken new ids often enough; it does not believe that one again", Refusal.OWN_ID
+            )
+        if (yield from persist(lambda txn: self.replica.renew(txn, old, is_ambiguous=is_ambiguous))):
             self.peers.be(self.replica.id)
             self.renewed += 1
 
@@ -451,13 +510,11 @@ class Gossip:
             head = yield from read(lambda tables: tables.head())
             is_lost = position.clock[own] > head.clock[own]
         if self.replica.id == own and (is_lost or own in position.retired):
-            if self.renewed >= MAX_NEW_IDS:
-                self.refused += 1
-                raise PeerError(
-                    "this node has taken new ids often enough; it does not believe that one again"
-                )
-            yield from self._renew(own)
-        yield from self.retire(position.retired - {self.replica.id})
+            yield from self._renew(own, is_ambiguous=is_lost)
+        known = self.head.clock.keys() | self.peers.heard.keys()
+        if position.replica not in known and len(known) >= MAX_REPLICAS:
+            raise PeerError(f"{len(known)} replicas are known, more are not", Refusal.OVER_LIMIT)
+        yield from self.retire(position.retired & known - {self.replica.id})
         self.peers.hear(self._now(), position)
         last = self._remembered_at.get(position.replica)
         if last is None or self._now() - last > _REMEMBER_PEERS_EVERY_S:
@@ -471,17 +528,24 @@ class Gossip:
             self._remembered_at[position.replica] = self._now()
 
 
+def _parse(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:
+    """What `decode` makes of a body; of a large one where that holds nobody up."""
+    if len(body) <= _SMALL_BATCH:
+        return decode(body)
+    return (yield from compute(lambda: decode(body)))
+
+
 def _batch(tables: Tables, after: Clock, only: ReplicaId | None = None) -> list[LogEntry]:
     """One batch of what `after` does not cover, in LSN order."""
     return deltas_after(tables, after, max_bytes=BATCH_BYTES, own=only)
 
 
-def _decode(encoded: Sequence[bytes]) -> tuple[list[Delta], str | None]:
+def _decode(encoded: Sequence[bytes]) -> tuple[list[Delta], PeerError | None]:
     """The deltas up to the first that cannot be read, and why that one cannot."""
     deltas: list[Delta] = []
     for data in encoded:
         try:
             deltas.append(decode_delta(data))
         except PeerError as error:
-            return deltas, str(error)
+            return deltas, error
     return deltas, None

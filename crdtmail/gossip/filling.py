@@ -7,6 +7,7 @@ them all in one transaction.  A node that is killed meanwhile compares again, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +16,7 @@ from crdtmail.crdt.clock import Clock
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory
 from crdtmail.effects import Kind, Steps, call, compute, persist, read
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.gossip.snapshot import (
     AskAccounts,
@@ -39,7 +40,7 @@ from crdtmail.gossip.snapshot import (
     encode_request,
     joined,
 )
-from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID
+from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID, SNAPSHOT_S
 from crdtmail.replica import Attempt, Replica
 from crdtmail.staging import Wanted, check_staged, expect_mailbox, forget_blocks, stage
 from crdtmail.store.interface import Transaction
@@ -67,36 +68,56 @@ _Planned = tuple[Wanted, tuple[UidRange, ...]]
 """A mailbox, and the UIDs whose messages have to be fetched."""
 
 
-def fill(replica: Replica, address: str, filling: Filling, *, is_repair: bool) -> Steps[Position]:
-    """Take over what the replica at `address` has; gives its position, which is now included here.
+def fill(
+    replica: Replica,
+    address: str,
+    filling: Filling,
+    *,
+    hear: Callable[[Position], Steps[None]],
+    now: Callable[[], float],
+    is_repair: bool,
+) -> Steps[Position]:
+    """Take over what the replica at `address` has; gives its position, which is now included here, or after a
+    repair all that it has.
 
-    Raises PeerError, with nothing merged; what was staged serves the next attempt.
+    `hear` is told that position before anything is compared with it.  Raises PeerError, with nothing merged;
+    what was staged serves the next attempt.
     """
-    asking = _Asking(address, filling)
+    asking = _Asking(address, filling, now)
     began = decode_begun((yield from asking.ask(Begin())))
+    yield from hear(began.position)
     filling.messages = began.messages
+    theirs, attempt = began.position.clock, filling.attempt
+    # Deltas may have been faster; but where ids are in doubt, a clock does not tell.
+    ours, doubts = yield from read(lambda tables: (tables.head().clock, tables.doubts()))
+    is_over = ours.includes(theirs) and not doubts and not is_repair
     for _ in range(_ATTEMPTS):
-        comparison = yield from persist(lambda txn: replica.compare(txn, filling.attempt))
-        yield from _Comparison(replica, asking, began, comparison).run()
-        merged = yield from persist(
-            lambda txn, at=comparison: replica.merge(txn, at, began.position.clock, is_repair=is_repair)  # type: ignore[misc]
-        )
-        if merged:
+        if is_over:
             break
-    else:
-        raise PeerError("readers here made new UIDs faster than a snapshot could be compared")
-    yield from asking.ask(End(began.snapshot))
-    while (yield from persist(replica.clear_staged)):
-        pass
+        comparison = yield from persist(lambda txn: replica.compare(txn, attempt))
+        yield from _Comparison(replica, asking, began, comparison).run()
+        is_over = yield from persist(
+            lambda txn, at=comparison: replica.merge(txn, attempt, at, theirs, is_repair=is_repair)  # type: ignore[misc]
+        )
+    if not is_over:
+        raise PeerError(
+            "readers here made new UIDs faster than a snapshot could be compared", Refusal.NOT_NOW
+        )
+    attempt.is_on = False
+    with suppress(PeerError):  # who does not hear that we are done finds out by itself
+        yield from asking.ask(End(began.snapshot))
     return began.position
 
 
 class _Asking:
-    def __init__(self, address: str, filling: Filling) -> None:
+    def __init__(self, address: str, filling: Filling, now: Callable[[], float]) -> None:
         self._address = address
+        self._now = now
         self.filling = filling
 
     def ask(self, request: Request) -> Steps[bytes]:
+        if self._now() - self.filling.began > SNAPSHOT_S:
+            raise PeerError("taking over the snapshot took too long")
         question = encode_request(request)
         reply = yield from call(self._address, Kind.SNAPSHOT, question)
         self.filling.bytes += len(question) + len(reply.body)
@@ -139,15 +160,16 @@ class _Comparison:
     def _accounts(self, accounts: Sequence[Account]) -> Steps[int]:
         """Compare the first of these accounts, as many as one answer tells of; how many those were."""
         asked = accounts[:MAX_ACCOUNTS_PER_ANSWER]
-        keys = yield from read(
-            lambda tables: tuple((account, views.directory_key(tables, account)) for account in asked)
-        )
-        details = decode_details((yield from self._asking.ask(AskDetails(self._snapshot, keys))))
+        keys, staged = yield from read(_directory_keys(asked))
+        answer = yield from self._asking.ask(AskDetails(self._snapshot, keys))
+        details = yield from compute(lambda: decode_details(answer))
         if not details or [each.account for each in details] != list(asked[: len(details)]):
-            raise PeerError("the peer tells of other accounts than it was asked about")
+            raise PeerError("the peer tells of other accounts than it was asked about", Refusal.NOT_ASKED)
         for each in details:
             if each.document:
                 yield from self._stage_directory(each.account, each)
+            elif each.account in staged:
+                yield from self._keep_directory(each.account)
         wanted, known = yield from read(lambda tables: _differing(tables, details))
         for some in _in_turn(wanted, _MAILBOXES_AT_ONCE):
             yield from self._mailboxes(some, known)
@@ -157,10 +179,23 @@ class _Comparison:
         document = details.document
         assert document
         if not self._clock.includes(details.clock):
-            raise PeerError("a directory holds what its replica has not seen")
-        Directory(b"", self._replica.id).merge(document)  # or it is refused, here and not at the merge
-        staged = StagedDirectory(self._number, details.clock, document)
+            raise PeerError("a directory holds what its replica has not seen", Refusal.IMPOSSIBLE)
+        directory = Directory(b"", self._replica.id)
+        content = yield from compute(lambda: directory.merge(document))  # or it is refused, not at the merge
+        key = views.key_of_directory(account, content, details.clock)
+        staged = StagedDirectory(self._number, details.clock, key, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
+
+    def _keep_directory(self, account: Account) -> Steps[None]:
+        """An earlier attempt has staged it, and it is still the same there."""
+
+        def keep(txn: Transaction) -> None:
+            tables = WritableTables(txn)
+            staged = tables.staged_directory(account)
+            assert staged is not None, "nobody else takes it away"
+            tables.put_staged_directory(account, staged._replace(comparison=self._number))
+
+        yield from persist(keep)
 
     def _mailboxes(self, wanted: Sequence[Wanted], known: set[tuple[Account, MailboxId]]) -> Steps[None]:
         """Stage what differs in these mailboxes: by block, where something is here or staged of them."""
@@ -170,7 +205,7 @@ class _Comparison:
             asked = tuple((each.account, each.mailbox) for each in by_block[len(blocks) :])
             found = decode_blocks((yield from self._asking.ask(AskBlocks(self._snapshot, asked))))
             if not found:
-                raise PeerError("the peer tells of no mailbox that it was asked about")
+                raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))
         plan = yield from persist(lambda txn: self._plan(txn, wanted, blocks))
         yield from self._fetch(plan)
@@ -231,7 +266,9 @@ class _Comparison:
             there = dict(blocks.get((each.account, each.mailbox), ()))
             announced = {block: there.get(block, 0) for block in staged.blocks or ()}
             if not check_staged(tables, each.account, each.mailbox, announced):
-                raise PeerError("a peer's snapshot holds other messages than it announced")
+                raise PeerError(
+                    "a peer's snapshot holds other messages than it announced", Refusal.IMPOSSIBLE
+                )
 
 
 def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transaction], int]:
@@ -242,6 +279,22 @@ def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transact
         return sum(len(elements) for _, elements in messages.found)
 
     return keep
+
+
+def _directory_keys(
+    accounts: Sequence[Account],
+) -> Callable[[Tables], tuple[tuple[tuple[Account, int], ...], set[Account]]]:
+    """The key of each account's directory, and the accounts where it is that of one that is staged."""
+
+    def query(tables: Tables) -> tuple[tuple[tuple[Account, int], ...], set[Account]]:
+        staged = {account: tables.staged_directory(account) for account in accounts}
+        keys = tuple(
+            (account, views.directory_key(tables, account) if each is None else each.key)
+            for account, each in staged.items()
+        )
+        return keys, {account for account, each in staged.items() if each is not None}
+
+    return query
 
 
 def _account_keys(after: Account, last: Account | None) -> Callable[[Tables], list[tuple[Account, int]]]:
@@ -274,7 +327,7 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
     at: tuple[int, int, str] = (-1, 0, "")
     for place, elements in messages.found:
         if not at[0] < place < len(plan):
-            raise PeerError("a peer answers what it was not asked")
+            raise PeerError("a peer answers what it was not asked", Refusal.NOT_ASKED)
         at = (place, 0, "")
         ranges: Iterator[tuple[int, int]] = iter(plan[place][1])
         first, last = next(ranges)
@@ -283,16 +336,18 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
             while uid > last:
                 first, last = next(ranges, (MAX_UID + 1, MAX_UID + 1))
             if uid < first or (place, uid, id) <= at:
-                raise PeerError("a peer sends messages that it was not asked for, or out of order")
+                raise PeerError(
+                    "a peer sends messages that it was not asked for, or out of order", Refusal.NOT_ASKED
+                )
             at = (place, uid, id)
             for instance in message.instances:
                 dots = (instance.dot, *(dot for dots in instance.keywords.values() for dot in dots))
                 if not all(map(clock.covers, dots)):
-                    raise PeerError("a message holds what its replica has not seen")
+                    raise PeerError("a message holds what its replica has not seen", Refusal.IMPOSSIBLE)
     if messages.rest is not None:
         place, uid = messages.rest
         if not (at[0] >= 0 and at[2] and (place, uid) > at[:2] and place < len(plan)):
-            raise PeerError("a peer stops before it has answered anything")
+            raise PeerError("a peer stops before it has answered anything", Refusal.NOT_ASKED)
 
 
 def _in_turn(items: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:

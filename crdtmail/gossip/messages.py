@@ -18,6 +18,8 @@ class Position:
     """None if it is not to be compared, because the replica speaks an older version of the protocol."""
     retired: frozenset[ReplicaId] = frozenset()
     """The replicas that are gone for good, as far as it has heard."""
+    cluster: str = ""
+    """The name of the cluster that it belongs to, as its operator has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,11 @@ class Peers:
         return {replica: self.heard[replica] for replica in last.values() if replica not in retired}
 
     def stable(self, clock: Clock, retired: frozenset[ReplicaId]) -> Clock:
-        """What of `clock` every member is known to have."""
+        """What of `clock` every member is known to have: nothing, while one that is called was never met."""
+        met = {session.peer.name for session in self.sessions.values() if session.peer is not None}
+        others = {heard.name for heard in self.heard.values()} - {self._name, *met}
+        if sum(session.peer is None for session in self.sessions.values()) > len(others):
+            return Clock()
         entries = dict(clock)
         for heard in self.members(retired).values():
             entries = {r: min(seq, heard.clock[r]) for r, seq in entries.items()}

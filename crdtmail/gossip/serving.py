@@ -15,7 +15,7 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Held, Steps, hold, read_held
-from crdtmail.errors import Overloaded, PeerError
+from crdtmail.errors import Overloaded, PeerError, Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.gossip.snapshot import (
     ENDED,
@@ -66,6 +66,7 @@ class Snapshots:
         self._chance = chance
         self._now = now
         self._served: dict[int, _Served] = {}
+        self._beginning = 0
 
     def __len__(self) -> int:
         return len(self._served)
@@ -88,7 +89,7 @@ class Snapshots:
             return encode_begun((yield from self._begin(peer, name, own)))
         served = self._served.get(request.snapshot)
         if served is None or served.peer != peer:
-            raise PeerError("that snapshot is not held any more; begin another one")
+            raise PeerError("that snapshot is not held any more; begin another one", Refusal.NOT_NOW)
         served.asked_at = self._now()
         match request:
             case AskAccounts(_, after):
@@ -107,9 +108,13 @@ class Snapshots:
         for number, served in list(self._served.items()):
             if served.peer == peer:  # it has forgotten about that one
                 self._release(number)
-        if len(self._served) >= MAX_SNAPSHOTS:
+        if len(self._served) + self._beginning >= MAX_SNAPSHOTS:
             raise Overloaded("snapshots are held for other peers already")
-        held = yield from hold()
+        self._beginning += 1
+        try:
+            held = yield from hold()
+        finally:
+            self._beginning -= 1
         number, now = self._chance.getrandbits(63), self._now()
         self._served[number] = _Served(held, peer, now, now)
         head = yield from read_held(held, lambda tables: tables.head())
@@ -170,7 +175,7 @@ def _messages(tables: Tables, wanted: Sequence[tuple[Account, MailboxId, Sequenc
                 uid, id, body = element
                 # Messages that share a UID travel together.
                 if size > BATCH_BYTES and (not elements or elements[-1][0] != uid):
-                    return encode_messages(found, (place, uid))
+                    return encode_messages([each for each in found if each[1]], (place, uid))
                 elements.append(element)
                 size += len(id) + len(body) + _ELEMENT
     return encode_messages(found, None)

@@ -157,8 +157,8 @@ class Session:
         """The peer told its position; `ours` is what we had told it, `after` our clock now that what it sent
         along is applied.  If it still has more, ask again at once."""
         pulled = not ours.clock.includes(theirs.clock)
-        if pulled and ours.clock == after:
-            self.failed(now, "the peer has more than we do but sent nothing that we could apply")
+        if pulled and all(after[replica] == ours.clock[replica] for replica in theirs.clock):
+            self.failed(now, "nothing of what it has and we lack could be applied yet")
             return
         self._succeeded(now)
         self.known = theirs.clock

@@ -20,12 +20,12 @@ from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import UNDELETED, Message, MessageId
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip.codec import plain_position, position_from_plain
 from crdtmail.gossip.messages import Position
-from crdtmail.limits import MAX_DIRECTORY, MAX_SEQ, MAX_SIZE, MAX_TIME, MAX_UID
+from crdtmail.limits import MAX_SEQ, MAX_SIZE, MAX_TIME, MAX_UID
 from crdtmail.staging import Element
-from crdtmail.store.tables import encode_instances
+from crdtmail.store.tables import BLOCK, encode_instances
 
 _Replica = Annotated[int, Meta(ge=0)]  # an integer of MessagePack has at most 64 bits
 _Dot = tuple[_Replica, Annotated[int, Meta(gt=0, le=MAX_SEQ)]]
@@ -42,6 +42,7 @@ class _Strict(NamedTuple):
     is_moved: bool
 
 
+_Block = Annotated[int, Meta(ge=0, le=MAX_UID // BLOCK)]
 _NextUid = Annotated[int, Meta(gt=0, le=MAX_UID + 1)]
 _STRICT = msgspec.msgpack.Decoder(tuple[_Strict, ...]).decode
 UidRange = tuple[int, int]
@@ -210,6 +211,8 @@ def decode_accounts(data: bytes) -> Accounts:
     names = [_checked(check_account, account) for account, _ in digests]
     if names != sorted(set(names), key=str.encode) or (has_more and not names):
         raise PeerError("accounts come in order, each once")
+    for _, digest in digests:
+        _digest(digest)
     return Accounts(digests, has_more)
 
 
@@ -232,11 +235,11 @@ def decode_details(data: bytes) -> list[Details]:
     kind = list[tuple[str, Any, bytes | None, list[tuple[bytes, Any, int, _NextUid]]]]
     found = []
     for account, clock, document, mailboxes in _convert(_opened(data), kind):
-        if len(document or b"") > MAX_DIRECTORY:
-            raise PeerError(f"a directory has at most {MAX_DIRECTORY} bytes")
-        boxes = tuple(TheirMailbox(_id(id), _clock(alive), *rest) for id, alive, *rest in mailboxes)
-        if len({box.id for box in boxes}) != len(boxes):
-            raise PeerError("a mailbox is told of once")
+        boxes = tuple(
+            TheirMailbox(_id(id), _clock(alive), _digest(digest), uid) for id, alive, digest, uid in mailboxes
+        )
+        if len({box.id for box in boxes}) != len(boxes) or not all(box.alive for box in boxes):
+            raise PeerError("a mailbox is told of once, and with what keeps it alive")
         found.append(Details(_checked(check_account, account), _clock(clock), document, boxes))
     return found
 
@@ -247,7 +250,10 @@ def encode_blocks(blocks: Sequence[Blocks]) -> bytes:
 
 
 def decode_blocks(data: bytes) -> list[Blocks]:
-    found: list[Blocks] = _convert(_opened(data), list[tuple[tuple[int, int], ...]])
+    found: list[Blocks] = _convert(_opened(data), list[tuple[tuple[_Block, int], ...]])
+    for blocks in found:
+        for _, digest in blocks:
+            _digest(digest)
     return found
 
 
@@ -284,13 +290,19 @@ def _element(uid: int, id: str, body: bytes) -> Element:
             raise ValueError("a message stands under its UID")
         return Element(Uid(uid), check_message_id(id), body, message)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise PeerError(f"a snapshot holds a message that cannot be: {error}") from error
+        raise PeerError(f"a snapshot holds a message that cannot be: {error}", Refusal.IMPOSSIBLE) from error
 
 
 @lru_cache(maxsize=4096)
 def _known_keyword(keyword: str) -> None:
     if keyword != UNDELETED:
         check_keyword(keyword)
+
+
+def _digest(value: int) -> int:
+    if not 0 <= value < 2**64:
+        raise PeerError("a digest has 64 bits")
+    return value
 
 
 def _id(value: bytes) -> MailboxId:

@@ -13,7 +13,7 @@ import hmac
 import re
 from collections.abc import Callable
 
-from crdtmail.errors import Overloaded, PeerError, Unauthenticated
+from crdtmail.errors import Overloaded, PeerError, Refusal, Unauthenticated
 from crdtmail.limits import MAX_NONCES, SIGNATURE_LIFE_S
 
 _TIME = re.compile(r"([0-9a-f]{16})-([0-9]{1,12}\.[0-9]{3})", re.ASCII)
@@ -65,19 +65,32 @@ class Receiver:
         A request is remembered for as long as its time is good: after that the time refuses it.
         """
         if not is_nonce(nonce):
-            raise Unauthenticated("the request is not signed with the cluster's secret", _CHALLENGE)
+            raise Unauthenticated(
+                "the request is not signed with the cluster's secret", _CHALLENGE, Refusal.NOT_SIGNED
+            )
         if not is_signed(sign_request(secret, method, path, time, nonce, sender, body), sign):
-            raise Unauthenticated("the request is signed with another secret, or was changed", _CHALLENGE)
+            raise Unauthenticated(
+                "the request is signed with another secret, or was changed",
+                _CHALLENGE,
+                Refusal.FALSE_SIGNATURE,
+            )
         told = _TIME.fullmatch(time)
         if told is None or told[1] != self._life:
             # Signed by a member that has not heard this node's time yet: no attack, so it is not counted.
-            raise Unauthenticated("the request does not tell this node's time", _CHALLENGE, is_greeting=True)
+            raise Unauthenticated(
+                "the request does not tell this node's time",
+                _CHALLENGE,
+                Refusal.OLD_SIGNATURE,
+                is_greeting=True,
+            )
         now, at = self._age(), float(told[2])
         if abs(now - at) > SIGNATURE_LIFE_S:
-            raise Unauthenticated(f"the request was signed {now - at:.0f} s ago", _CHALLENGE)
+            raise Unauthenticated(
+                f"the request was signed {now - at:.0f} s ago", _CHALLENGE, Refusal.OLD_SIGNATURE
+            )
         self._forget(now)
         if nonce in self._seen:
-            raise Unauthenticated("the request was made once already", _CHALLENGE)
+            raise Unauthenticated("the request was made once already", _CHALLENGE, Refusal.REPLAY)
         if len(self._seen) >= MAX_NONCES:
             raise Overloaded("too many signed requests at once")
         self._seen[nonce] = at + SIGNATURE_LIFE_S
@@ -85,7 +98,9 @@ class Receiver:
     def check_body(self, said: str, body: bytes) -> None:
         """The body must be the one that was signed.  Raises Unauthenticated."""
         if not is_signed(digest(body), said):
-            raise Unauthenticated("the body is not the one that was signed", _CHALLENGE)
+            raise Unauthenticated(
+                "the body is not the one that was signed", _CHALLENGE, Refusal.FALSE_SIGNATURE
+            )
 
     def _age(self) -> float:
         return self._now() - self._started
@@ -115,7 +130,9 @@ class Caller:
     ) -> None:
         """Raises PeerError if the answer is not signed; else its time is believed."""
         if not is_signed(sign_answer(secret, nonce, status, time, sender, digest(body)), sign):
-            raise PeerError(f"the answer ({status}) is not signed with this cluster's secret")
+            raise PeerError(
+                f"the answer ({status}) is not signed with this cluster's secret", Refusal.FALSE_SIGNATURE
+            )
         told = _TIME.fullmatch(time)
         if told is None:
             raise PeerError("the answer does not tell the peer's time")

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from crdtmail.errors import StoreError
 
@@ -35,8 +35,16 @@ class Table(Enum):
     DIRECTORIES = b"directories"
     PEERS = b"peers"
     STAGED = b"staged"
+    GARBAGE = b"garbage"
 
     __hash__ = object.__hash__  # members are single, and every access looks one up
+
+
+class Room(NamedTuple):
+    """Bytes: what the store takes on its disk, and what is free there for it."""
+
+    taken: int
+    free: int
 
 
 class NeedsRoom(StoreError):
@@ -87,8 +95,11 @@ class Transaction(Snapshot, Protocol):
 
     def put(self, table: Table, key: bytes, value: bytes) -> None: ...
 
-    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """As `put` for each, but several times as fast."""
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> bool:
+        """As `put` for each, but several times as fast, and a key that is there already keeps its value.
+
+        Whether there was none such.
+        """
         ...
 
     def delete(self, table: Table, key: bytes) -> bool:
@@ -138,6 +149,10 @@ class Store(Protocol):
 
     def size(self) -> dict[Table, int]:
         """Bytes that each table takes."""
+        ...
+
+    def disk(self) -> Room | None:
+        """None if it lies on no disk.  Raises StoreError if its disk does not tell."""
         ...
 
     def close(self) -> None: ...

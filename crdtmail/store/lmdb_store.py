@@ -30,6 +30,7 @@ from crdtmail.errors import ConfigError, DamagedStore, Overloaded, StoreError, S
 from crdtmail.limits import LARGEST_WRITE, MAX_READERS, MIB
 from crdtmail.store.interface import (
     NeedsRoom,
+    Room,
     Snapshot,
     T,
     Table,
@@ -168,6 +169,13 @@ class LmdbStore:
             for table, stat in stats.items()
         }
 
+    def disk(self) -> Room | None:
+        try:
+            there = os.statvfs(self._folder)
+            return Room((self._folder / _DATA).stat().st_size, there.f_bavail * there.f_frsize)
+        except OSError as error:
+            raise StoreError(f"the disk of {self._folder} tells nothing: {error.strerror}") from error
+
     def close(self) -> None:
         """Let go of the folder; closing again does nothing."""
         if self._lock >= 0:
@@ -228,9 +236,10 @@ class _Transaction:
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self._txn.put(key, seal(key, value), db=self._tables[table])
 
-    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> bool:
         with self._txn.cursor(self._tables[table]) as cursor:
-            cursor.putmulti(seal_all(rows))
+            consumed, added = cursor.putmulti(seal_all(rows), overwrite=False)
+            return bool(consumed == added)
 
     def delete(self, table: Table, key: bytes) -> bool:
         return bool(self._txn.delete(key, db=self._tables[table]))

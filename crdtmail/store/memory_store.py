@@ -12,7 +12,17 @@ from contextlib import contextmanager
 
 from sortedcontainers import SortedDict
 
-from crdtmail.store.interface import Snapshot, T, Table, Transaction, seal, seal_all, unseal, unseal_sound
+from crdtmail.store.interface import (
+    Room,
+    Snapshot,
+    T,
+    Table,
+    Transaction,
+    seal,
+    seal_all,
+    unseal,
+    unseal_sound,
+)
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
@@ -99,6 +109,9 @@ class MemoryStore:
     def size(self) -> dict[Table, int]:
         return {t: sum(len(k) + len(v) for k, v in rows.items()) for t, rows in self._live.items()}
 
+    def disk(self) -> Room | None:
+        return None
+
     def damage(self, table: Table, key: bytes) -> None:
         """Flip one bit of a record, as a failing disk would."""
         record = self._live[table][key]
@@ -138,8 +151,14 @@ class _View:
     def put(self, table: Table, key: bytes, value: bytes) -> None:
         self.overlay.setdefault(table, {})[key] = seal(key, value)
 
-    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        self.overlay.setdefault(table, {}).update(seal_all(rows))
+    def put_many(self, table: Table, rows: Iterable[tuple[bytes, bytes]]) -> bool:
+        are_new = True
+        for key, record in seal_all(rows):
+            if self._record(table, key) is None:
+                self.overlay.setdefault(table, {})[key] = record
+            else:
+                are_new = False
+        return are_new
 
     def delete(self, table: Table, key: bytes) -> bool:
         existed = self._record(table, key) is not None

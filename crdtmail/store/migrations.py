@@ -24,6 +24,7 @@ _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _BOX_UID = Struct(">II")
 _RANGE = Struct(">QI")
+_BURNT = Struct(">QQ")
 _LOG_HEAD = Struct(">QQQ")
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
@@ -108,6 +109,17 @@ def _messages_from_2(txn: Transaction, mailbox: bytes, number: int, moved: _Move
     return changed
 
 
+def _from_3(txn: Transaction) -> None:
+    """Format 4 keeps of a deleted mailbox the next UID, too, and more of a directory that is staged."""
+    for key, record in list(txn.scan(Table.BURNT, b"")):
+        (shown,) = _U32.unpack(record)
+        txn.put(Table.BURNT, key, _BURNT.pack(shown, shown + 1))
+    for key, record in list(txn.scan(Table.STAGED, b"")):
+        if not key.endswith(b"\0"):  # a mailbox: its rows are taken away bit by bit
+            txn.put(Table.GARBAGE, _U32.pack(_unpack(record)[0]), b"")
+        txn.delete(Table.STAGED, key)
+
+
 class _Moved:
     """Which instances a move has made."""
 
@@ -134,5 +146,5 @@ class _Moved:
         return made
 
 
-MIGRATIONS: dict[int, Callable[[Transaction], None]] = {2: _from_2}
+MIGRATIONS: dict[int, Callable[[Transaction], None]] = {2: _from_2, 3: _from_3}
 """From each older format that can still be read to the next one.  Format 1 was never released."""

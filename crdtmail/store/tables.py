@@ -2,11 +2,11 @@
 
 | table | key -> value |
 |---|---|
-| `meta` | `replica`, `place`, `format`, `head` -> who and where we are; format; last LSN, clock, digest |
+| `meta` | `replica`, `place`, `format`, `head`, `numbers`, `doubts` -> who and where we are, and so on |
 | `log` | LSN -> replica, seq, when it was applied here, delta bytes |
 | `log_index` | replica, seq -> LSN |
 | `mailboxes` | account, mailbox id -> `Mailbox` |
-| `burnt` | account, mailbox id -> the UIDs that a deleted mailbox had shown here |
+| `burnt` | account, mailbox id -> of a deleted mailbox, the highest UID shown here, and the next one |
 | `messages` | number, uid, message id -> modseq, instances |
 | `message_ids` | number, message id -> uid |
 | `ranges` | number, block of UIDs -> digest and number of the messages in it |
@@ -16,6 +16,7 @@
 | `directories` | account -> Yjs document |
 | `peers` | replica -> name, last known clock, when, whether it is retired |
 | `staged` | account, mailbox id -> `Staged`; account alone: `StagedDirectory` |
+| `garbage` | number -> nothing: no mailbox has it any more, and its rows are to be taken away |
 
 A mailbox's `number` is local: it keeps keys short, and keeps accounts apart whatever ids a peer sends.
 
@@ -47,7 +48,7 @@ Lsn = NewType("Lsn", int)
 Modseq = NewType("Modseq", int)
 """The LSN of the last delta that changed something: local to this replica (RFC 7162)."""
 
-FORMAT = 3
+FORMAT = 4
 BLOCK = 128
 """UIDs a block: its digest is what two replicas compare, and its messages travel together."""
 
@@ -57,6 +58,7 @@ OF_MAILBOXES = (Table.MESSAGES, Table.MESSAGE_IDS, Table.RANGES, Table.CHANGES, 
 _U32 = Struct(">I")
 _U64 = Struct(">Q")
 _BOX_UID = Struct(">II")
+_BURNT = Struct(">QQ")
 _RANGE = Struct(">QI")
 _BOX_MODSEQ_UID = Struct(">IQI")
 _DOT = Struct(">QQ")
@@ -69,7 +71,8 @@ _PEER = msgspec.msgpack.Decoder(tuple[str, _Entries, int, bool]).decode
 _STAGED = msgspec.msgpack.Decoder(
     tuple[int, int, _Entries, int, list[int] | None, int, int, int, int, _Entries]
 ).decode
-_STAGED_DIRECTORY = msgspec.msgpack.Decoder(tuple[int, _Entries, bytes]).decode
+_STAGED_DIRECTORY = msgspec.msgpack.Decoder(tuple[int, _Entries, int, bytes]).decode
+_ENTRIES = msgspec.msgpack.Decoder(_Entries).decode
 _ACCOUNT = msgspec.msgpack.Decoder(tuple[int, int, _Entries]).decode
 _MAILBOX = msgspec.msgpack.Decoder(tuple[int, _Entries, int, int, int, int, int, int, int]).decode
 _INSTANCES = msgspec.msgpack.Decoder(tuple[Instance, ...]).decode
@@ -155,10 +158,11 @@ class Staged:
 
 
 class StagedDirectory(NamedTuple):
-    """Another replica's directory of an account, until it is merged."""
+    """Another replica's directory of an account, until it is merged; `key` is `views.directory_key` there."""
 
     comparison: int
     clock: Clock
+    key: int
     document: bytes
 
 
@@ -228,6 +232,17 @@ class Tables:
         record = self._rows.get(Table.META, b"numbers")
         return 0 if record is None else int(_U32.unpack(record)[0])
 
+    def doubts(self) -> dict[ReplicaId, int]:
+        """Ids that this node had and may have used for other deltas than others know under them; behind each
+        the last sequence number of which that is not so."""
+        record = self._rows.get(Table.META, b"doubts")
+        return {} if record is None else _ENTRIES(record)
+
+    def cut(self) -> Clock:
+        """Deltas that were taken off the log although members may lack them: these never get them as such."""
+        record = self._rows.get(Table.META, b"cut")
+        return Clock() if record is None else Clock(_ENTRIES(record))
+
     def peers(self) -> dict[ReplicaId, PeerRecord]:
         found = {}
         for key, record in self._rows.scan(Table.PEERS, b""):
@@ -283,10 +298,14 @@ class Tables:
         for key, _ in self._rows.scan(Table.ACCOUNTS, after.encode() + b"\0" if after else b""):
             yield key.decode()
 
-    def burnt(self, account: Account, mailbox: MailboxId) -> int:
-        """The highest UID that a deleted mailbox of this id had shown here."""
+    def burnt(self, account: Account, mailbox: MailboxId) -> tuple[int, int]:
+        """Of a deleted mailbox of this id: the highest UID that was shown here, and the lowest above all that
+        were used up."""
         record = self._rows.get(Table.BURNT, _mailbox_key(account, mailbox))
-        return 0 if record is None else int(_U32.unpack(record)[0])
+        if record is None:
+            return 0, 1
+        shown, uid_next = _BURNT.unpack(record)
+        return shown, uid_next
 
     def account(self, account: Account) -> AccountRecord:
         record = self._rows.get(Table.ACCOUNTS, account.encode())
@@ -369,8 +388,7 @@ class Tables:
     def staged_directories(self) -> Iterator[tuple[Account, StagedDirectory]]:
         for account, mailbox, record in self._staged():
             if not mailbox:
-                comparison, clock, document = _STAGED_DIRECTORY(record)
-                yield account, StagedDirectory(comparison, Clock(clock), document)
+                yield account, _staged_directory(record)
 
     def _staged(self) -> Iterator[tuple[Account, MailboxId, bytes]]:
         for key, record in self._rows.scan(Table.STAGED, b""):
@@ -380,6 +398,17 @@ class Tables:
     def staged_mailbox(self, account: Account, mailbox: MailboxId) -> Staged | None:
         record = self._rows.get(Table.STAGED, _mailbox_key(account, mailbox))
         return None if record is None else _staged(record)
+
+    def staged_directory(self, account: Account) -> StagedDirectory | None:
+        record = self._rows.get(Table.STAGED, _mailbox_key(account, MailboxId(b"")))
+        return None if record is None else _staged_directory(record)
+
+    def has_staged(self) -> bool:
+        return next(self._rows.scan(Table.STAGED, b""), None) is not None
+
+    def garbage(self) -> Iterator[int]:
+        for key, _ in self._rows.scan(Table.GARBAGE, b""):
+            yield _U32.unpack(key)[0]
 
     def has_change(self, number: int, change: Change) -> bool:
         return self._rows.get(Table.CHANGES, _change_key(number, change)) is not None
@@ -412,6 +441,12 @@ class WritableTables(Tables):
         """At its next start the node takes a new replica id."""
         self._txn.delete(Table.META, b"place")
         self._txn.delete(Table.META, b"replica")
+
+    def put_doubts(self, doubts: dict[ReplicaId, int]) -> None:
+        self._txn.put(Table.META, b"doubts", _pack(doubts))
+
+    def put_cut(self, cut: Clock) -> None:
+        self._txn.put(Table.META, b"cut", _pack(cut.entries))
 
     def put_head(self, head: Head) -> None:
         fields = (
@@ -467,10 +502,11 @@ class WritableTables(Tables):
         self._txn.put(Table.MAILBOXES, _mailbox_key(account, mailbox), _pack(fields))
 
     def delete_mailbox(self, account: Account, mailbox: MailboxId, record: Mailbox) -> None:
-        """Forget a mailbox without messages, but for the UIDs that were shown."""
+        """Forget a mailbox without messages, but for the UIDs that are used up."""
         self._txn.delete(Table.MAILBOXES, _mailbox_key(account, mailbox))
-        if record.shown:
-            self._txn.put(Table.BURNT, _mailbox_key(account, mailbox), _U32.pack(record.shown))
+        if record.uid_next > 1:
+            burnt = _BURNT.pack(record.shown, record.uid_next)
+            self._txn.put(Table.BURNT, _mailbox_key(account, mailbox), burnt)
         self.forget_rows(Table.CHANGES, record.number)
 
     def forget_rows(self, table: Table, number: int, limit: int | None = None) -> int:
@@ -506,11 +542,17 @@ class WritableTables(Tables):
         self._txn.put(Table.STAGED, _mailbox_key(account, mailbox), _pack(fields))
 
     def put_staged_directory(self, account: Account, staged: StagedDirectory) -> None:
-        record = _pack((staged.comparison, staged.clock.entries, staged.document))
+        record = _pack((staged.comparison, staged.clock.entries, staged.key, staged.document))
         self._txn.put(Table.STAGED, _mailbox_key(account, MailboxId(b"")), record)
 
     def delete_staged(self, account: Account, mailbox: MailboxId) -> None:
         self._txn.delete(Table.STAGED, _mailbox_key(account, mailbox))
+
+    def put_garbage(self, number: int) -> None:
+        self._txn.put(Table.GARBAGE, _U32.pack(number), b"")
+
+    def delete_garbage(self, number: int) -> None:
+        self._txn.delete(Table.GARBAGE, _U32.pack(number))
 
     def delete_rows(self, number: int, limit: int) -> int:
         """Delete rows of a number that no mailbox has, at most `limit`; how many there were."""
@@ -534,14 +576,17 @@ class WritableTables(Tables):
 
     def put_messages(
         self, number: int, modseq: Modseq, messages: Sequence[tuple[Uid, MessageId, bytes]]
-    ) -> None:
-        """Write the records of many messages that are not there yet, and their places in the indices."""
+    ) -> bool:
+        """Write the records of many messages that are not there yet, and their places in the indices.
+
+        False if one of them is in the index already; then the transaction is of no use any more.
+        """
         head = _U64.pack(modseq)
         keys = [(_U32.pack(uid), id.encode(), body) for uid, id, body in messages]
         box, box_modseq = _U32.pack(number), _U32.pack(number) + head
         self._txn.put_many(Table.MESSAGES, ((box + uid + id, head + body) for uid, id, body in keys))
-        self._txn.put_many(Table.MESSAGE_IDS, ((box + id, uid) for uid, id, _ in keys))
         self._txn.put_many(Table.CHANGES, ((box_modseq + uid + id, b"") for uid, id, _ in keys))
+        return self._txn.put_many(Table.MESSAGE_IDS, ((box + id, uid) for uid, id, _ in keys))
 
     def delete_message(self, number: int, id: MessageId, uid: Uid, modseq: Modseq) -> None:
         self._txn.delete(Table.MESSAGES, _BOX_UID.pack(number, uid) + id.encode())
@@ -609,6 +654,8 @@ def split_key(table: Table, key: bytes) -> tuple[Any, ...]:
             return _U64.unpack(key)
         case Table.LOG_INDEX:
             return _DOT.unpack(key)
+        case Table.GARBAGE:
+            return _U32.unpack(key)
         case Table.MAILBOXES | Table.BURNT | Table.STAGED:
             account, _, mailbox = key.partition(b"\0")
             return account.decode(), MailboxId(mailbox)
@@ -642,6 +689,11 @@ def _mailbox_key(account: Account, mailbox: MailboxId) -> bytes:
 def _staged(record: bytes) -> Staged:
     number, comparison, alive, *rest = _STAGED(record)
     return Staged(number, comparison, Clock(alive), *rest)  # type: ignore[arg-type]
+
+
+def _staged_directory(record: bytes) -> StagedDirectory:
+    comparison, clock, key, document = _STAGED_DIRECTORY(record)
+    return StagedDirectory(comparison, Clock(clock), key, document)
 
 
 def _mailbox(record: bytes) -> Mailbox:

@@ -37,7 +37,9 @@ from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
-from crdtmail.web.guard import BEARER, Guard
+from crdtmail.web.guard import BEARER
+from crdtmail.web.listener import Listener
+from crdtmail.web.metrics import CONTENT_TYPE, exposition
 from crdtmail.web.requests import (
     as_object,
     boolean,
@@ -59,7 +61,7 @@ from crdtmail.web.status import node_status
 
 T = TypeVar("T")
 TOKEN = "Crdtmail-Token"
-GUARD = web.AppKey("GUARD", Guard)
+LISTENER = web.AppKey("LISTENER", Listener)
 _BY_NAME = "name:"
 _ROLE = 64  # the longest role that RFC 8621 and the IANA registry know is far shorter
 
@@ -71,6 +73,7 @@ def routes(node: Node) -> list[web.RouteDef]:
     script = account + "/scripts/{script}"
     return [
         web.get("/v1/status", api.status),
+        web.get("/metrics", api.metrics),
         web.post("/v1/members/{member}/retire", api.retire),
         web.get("/v1/accounts", api.accounts),
         web.get(account + "/digests", api.digests),
@@ -112,7 +115,12 @@ class _Api:
     # The node -------------------------------------------------------------------------------------------
 
     async def status(self, request: web.Request) -> web.Response:
-        return _json(await node_status(self._node, request.app[GUARD]))
+        return _json(await node_status(self._node, request.app[LISTENER]))
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The figures of `status` as Prometheus reads them."""
+        status = await node_status(self._node, request.app[LISTENER])
+        return web.Response(body=exposition(status), headers={"Content-Type": CONTENT_TYPE})
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""

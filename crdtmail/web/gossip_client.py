@@ -12,7 +12,7 @@ from types import TracebackType
 import aiohttp
 
 from crdtmail.effects import Call, Reply
-from crdtmail.errors import PeerError, PeerUnreachable, UnknownProtocol
+from crdtmail.errors import PeerError, PeerUnreachable, Refusal, UnknownProtocol
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GOSSIP_BODY
 from crdtmail.node import Node
 from crdtmail.security.access import Access
@@ -102,12 +102,15 @@ class _Talk:
     async def _post(self, call: Call) -> Reply:
         """The status (2xx or 409) and body of the answer.
 
-        Raises PeerError with the peer's reason otherwise, PeerUnreachable if there is no answer.
+        Raises PeerError with the peer's reason otherwise, or ours if it cannot be believed; PeerUnreachable
+        if there is no answer.
         """
         try:
             reply = await self._posted(call)
             if reply is None:
                 reply = await self._posted(call, is_last=True)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
         except (aiohttp.ClientError, OSError) as error:
             raise PeerUnreachable(_cause(error)) from error
         assert reply is not None, "the last attempt has a reply or raises"
@@ -144,7 +147,7 @@ class _Talk:
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
             refusal = UnknownProtocol if response.status == 404 else PeerError
-            raise refusal(f"the peer answered {response.status}: {_reason(answer)}")
+            raise refusal(f"the peer answered {response.status}: {_reason(answer)}", None)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -152,7 +155,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     while not response.content.at_eof() and len(answer) <= MAX_GOSSIP_BODY:
         answer += await response.content.read(MAX_GOSSIP_BODY + 1 - len(answer))
     if len(answer) > MAX_GOSSIP_BODY:
-        raise PeerError("the answer is over the limit")
+        raise PeerError("the answer is over the limit", Refusal.OVER_LIMIT)
     return answer
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import PROTOCOL, Kind
 from crdtmail.errors import PeerError
+from crdtmail.gossip.refusals import OTHERS
 from crdtmail.node import Node
 
 CBOR = "application/cbor"
@@ -34,14 +35,27 @@ def routes(node: Node) -> list[web.RouteDef]:
 def _handler(node: Node, kind: Kind) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         """The node's reply; a refusal is 400 with the reason (`problems`)."""
+        try:
+            sender = sender_of(request.headers)
+        except PeerError as error:
+            node.gossip.refusals.refuse(OTHERS, error)
+            raise
         protocol = int(request.match_info["protocol"])
-        reply = await node.answer(kind, sender_of(request.headers), await request.read(), protocol)
+        reply = await node.answer(kind, sender, await request.read(), protocol)
         headers = {SENDER: f"{reply.replica:016x}"}
         if not reply.body:
             return web.Response(status=reply.status, headers=headers)
         return web.Response(status=reply.status, body=reply.body, content_type=CBOR, headers=headers)
 
     return handle
+
+
+def asker(headers: Mapping[str, str]) -> str:
+    """Who sent a request, as refusals name it."""
+    try:
+        return f"{sender_of(headers):016x}"
+    except PeerError:
+        return OTHERS
 
 
 def sender_of(headers: Mapping[str, str]) -> ReplicaId:

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from crdtmail.errors import NotPermitted, Overloaded, Unauthenticated
+from crdtmail.errors import NotPermitted, Overloaded, Refusal, Unauthenticated
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import (
     MAX_BODIES,
     MAX_GOSSIP_BODY,
@@ -26,12 +27,14 @@ from crdtmail.limits import (
 from crdtmail.security.access import Access
 from crdtmail.security.signing import Receiver, digest, is_nonce, sign_answer
 from crdtmail.security.tokens import Scope, Token
-from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME
+from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME, asker
 from crdtmail.web.problems import problems
 
 log = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 60.0  # whoever may not come in must not fill the disk either
+_REFUSALS = {404: Refusal.VERSION, 408: Refusal.TOO_SLOW, 413: Refusal.OVER_LIMIT}
+"""What HTTP's own errors are when it is a peer that asks.  Paths have versions: a later one is not found."""
 _Peer = tuple[str | None, str | None]
 BEARER = web.RequestKey("BEARER", Token)
 """The token of a client's request, if the node has tokens."""
@@ -40,11 +43,9 @@ BEARER = web.RequestKey("BEARER", Token)
 class Guard:
     """Lets requests in.  `access` may be set anew at any time, and holds from the next request on."""
 
-    def __init__(self, access: Access, life: str, now: Callable[[], float]) -> None:
+    def __init__(self, access: Access, life: str, refusals: Refusals, now: Callable[[], float]) -> None:
         self.access = access
-        self.refused = 0
-        """How many requests did not show who asks."""
-        self.last_refusal: str | None = None
+        self._refusals = refusals
         self._now = now
         self._log_again_at = now()
         self._receiver = Receiver(life, now)
@@ -58,21 +59,19 @@ class Guard:
         with ExitStack() as held:
 
             async def admitted(request: web.Request) -> web.StreamResponse:
-                with self._counted():
+                with self._counted(request, is_gossip):
                     if is_gossip:
                         self._check_peer(request, access)
+                        held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
                     elif access.tokens is not None:
                         self._check_client(request, access)
-                if is_gossip:
-                    held.enter_context(self._load.asking((request.remote, request.headers.get(SENDER))))
-                size = _content_length(request)
-                with self._load.expected(size):
-                    body = await _read(request, size)
-                held.enter_context(self._load.held(len(body)))
-                if is_gossip and access.secret is not None:
-                    with self._counted():
+                    size = _content_length(request)
+                    with self._load.expected(size):
+                        body = await _read(request, size)
+                    held.enter_context(self._load.held(len(body)))
+                    if is_gossip and access.secret is not None:
                         self._receiver.check_body(request.headers.get(DIGEST, ""), body)
-                return await handler(request)
+                    return await handler(request)
 
             answer = await problems(request, admitted)
             if is_gossip and access.secret is not None:
@@ -85,7 +84,11 @@ class Guard:
         if access.tls is not None and access.tls.knows_peers:
             transport = request.transport
             if transport is None or not transport.get_extra_info("peercert"):
-                raise Unauthenticated("a peer shows a certificate that the cluster's CA has signed", "TLS")
+                raise Unauthenticated(
+                    "a peer shows a certificate that the cluster's CA has signed",
+                    "TLS",
+                    Refusal.NO_CERTIFICATE,
+                )
         if access.secret is not None:
             headers = request.headers
             self._receiver.check(
@@ -103,10 +106,14 @@ class Guard:
         assert access.tokens is not None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("a token is needed: Authorization: Bearer TOKEN", "Bearer")
+            raise Unauthenticated(
+                "a token is needed: Authorization: Bearer TOKEN", "Bearer", Refusal.NO_TOKEN
+            )
         token = access.tokens.find(given.strip())
         if token is None:
-            raise Unauthenticated("the token is not known here", 'Bearer error="invalid_token"')
+            raise Unauthenticated(
+                "the token is not known here", 'Bearer error="invalid_token"', Refusal.FALSE_TOKEN
+            )
         wanted = _scopes(request)
         if wanted.isdisjoint(token.scopes):
             names = " or ".join(sorted(scope.value for scope in wanted))
@@ -118,16 +125,22 @@ class Guard:
         request[BEARER] = token
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self, request: web.Request, is_gossip: bool) -> Iterator[None]:
+        """Count what is refused before the node sees it; what it refuses of a peer it counts itself."""
         try:
             yield
         except Unauthenticated as error:
             if not error.is_greeting:
-                self.refused += 1
-                self.last_refusal = str(error)
+                self._refusals.count(None, error.reason, str(error))
                 if self._now() >= self._log_again_at:
                     self._log_again_at = self._now() + _LOG_EVERY_S
-                    log.warning("a request was refused: %s (%d since the start)", error, self.refused)
+                    log.warning("a request was refused: %s (`crdtmail status` has how many)", error)
+            raise
+        except web.HTTPException as error:
+            if is_gossip and error.status in _REFUSALS:
+                reason = _REFUSALS[error.status]
+                text = f"{error.reason}: {request.method} {request.path}"
+                self._refusals.count(asker(request.headers), reason, text)
             raise
 
     def _sign(self, request: web.Request, answer: web.StreamResponse, secret: bytes) -> None:
@@ -144,7 +157,7 @@ class Guard:
 def _scopes(request: web.Request) -> set[Scope]:
     """Any of these suffices.  What is not known here is for operators."""
     route = _route(request)
-    if route == "/v1/status":
+    if route in ("/v1/status", "/metrics"):
         return {Scope.READ, Scope.ADMIN}
     if route.startswith("/v1/accounts"):
         return {Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE}

@@ -8,26 +8,31 @@ import logging
 from crdtmail.errors import RequestError, StoreError
 from crdtmail.limits import HOUSE_S, SILENT_S
 from crdtmail.node import Node
+from crdtmail.web.status import silence
 
 log = logging.getLogger(__name__)
 
 
 async def keep_house(node: Node) -> None:
     """Until cancelled."""
-    named: set[str] = set()
+    told: dict[str, bool] = {}
     while True:
         try:
             await node.keep_house()
         except (StoreError, RequestError) as error:
             log.warning("housekeeping is put off: %s", error)
-        silent = {member.name: member for member in node.gossip.silent_members(SILENT_S)}
-        for name in silent.keys() - named:
-            days = (node.now() - silent[name].at) / 86_400
-            log.warning(
-                "member %s is silent for %.1f days; the log is kept for it.  Mend it, or: crdtmail retire %s",
-                name,
-                days,
-                name,
-            )
-        named = set(silent)
+        told = tell_of_silence(node, told)
         await asyncio.sleep(HOUSE_S)
+
+
+def tell_of_silence(node: Node, told: dict[str, bool]) -> dict[str, bool]:
+    """Log each member that is silent: once, and again when the log begins to grow for it.
+
+    `told`, and what is returned for the next time: the members that are silent, and whether the log grew.
+    """
+    silent = {}
+    for member in node.gossip.silent_members(SILENT_S):
+        silent[member.name] = grows = node.gossip.held_back(member) > 0
+        if member.name not in told or (grows and not told[member.name]):
+            log.warning("%s", silence(node, member))
+    return silent

@@ -11,7 +11,8 @@ from collections.abc import Coroutine, Sequence
 
 from aiohttp import web
 
-from crdtmail.errors import ConfigError
+from crdtmail.errors import ConfigError, Refusal
+from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS, SHUTDOWN_S
 
 log = logging.getLogger(__name__)
@@ -20,24 +21,33 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
-    """Serves with `server`, in TLS if `tls` is set; it may be set anew, for the connections that come.
+    """Takes connections in TLS if `tls` is set; it may be set anew, for the connections that come.
 
     Counts connections from the moment they are taken, so that unfinished handshakes are among them.
     """
 
     def __init__(
-        self, server: web.Server, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None
+        self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None, refusals: Refusals
     ) -> None:
         self.tls = tls
-        self._server = server
         self._sockets = sockets
+        self._refusals = refusals
         self._tasks: set[asyncio.Task[None]] = set()
         self._complaint: str | None = None
-        self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in sockets]
+
+    def serve(self, server: web.Server) -> None:
+        """Have `server` answer on the connections that come from now on."""
+        self._server = server
+        self._accepting = [asyncio.create_task(self._accept(each), name="listener") for each in self._sockets]
 
     @property
     def port(self) -> int:
         return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """How many are open, with those that are being made."""
+        return len(self._server.connections) + len(self._tasks)
 
     async def close(self) -> None:
         """Take no more connections; those that there are stay."""
@@ -63,7 +73,7 @@ class Listener:
                     self._complain(f"connections wait, because of: {error.strerror}")
                     await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            if len(self._server.connections) + len(self._tasks) >= MAX_CONNECTIONS:
+            if self.connections >= MAX_CONNECTIONS:
                 self._complain(f"connections are refused: {MAX_CONNECTIONS} are open")
                 connection.close()
                 continue
@@ -78,6 +88,9 @@ class Listener:
                 ssl=self.tls,
                 ssl_handshake_timeout=None if self.tls is None else HANDSHAKE_S,
             )
+        except ssl.SSLCertVerificationError as error:
+            text = f"a certificate was shown that does not hold: {error.verify_message}"
+            self._refusals.count(None, Refusal.FALSE_CERTIFICATE, text)
         except OSError as error:
             log.debug("a connection has not come about, and is closed: %s", error)
 

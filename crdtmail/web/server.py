@@ -17,13 +17,13 @@ from crdtmail.web.guard import Guard
 from crdtmail.web.listener import Listener, bind
 
 
-def application(node: Node, guard: Guard) -> web.Application:
-    """The HTTP application of a node: JSON under /v1, gossip under /gossip."""
+def application(node: Node, guard: Guard, listener: Listener) -> web.Application:
+    """The HTTP application of a node: JSON under /v1, figures at /metrics, gossip under /gossip."""
     app = web.Application(
         middlewares=[guard.middleware, api.token_middleware(node)],
         client_max_size=max(MAX_GOSSIP_BODY, MAX_JSON_BODY),
     )
-    app[api.GUARD] = guard
+    app[api.LISTENER] = listener
     app.add_routes(api.routes(node))
     app.add_routes(gossip_server.routes(node))
     return app
@@ -54,21 +54,22 @@ async def serving(node: Node, host: str, port: int, access: Access) -> AsyncIter
 
     Raises ConfigError if the address cannot be listened on.
     """
-    guard = Guard(access, secrets.token_hex(8), node.now)
+    refusals = node.gossip.refusals
+    guard = Guard(access, secrets.token_hex(8), refusals, node.now)
+    listener = Listener(bind(host, port), None if access.tls is None else access.tls.server, refusals)
     # A client that has gone waits for nothing more, and no UID is shown to it.  Nothing is decompressed: a
     # small body must not become a large one.
     runner = web.AppRunner(
-        application(node, guard),
+        application(node, guard, listener),
         access_log=None,
         shutdown_timeout=SHUTDOWN_S,
         handler_cancellation=True,
         keepalive_timeout=MAX_IDLE_S,
         auto_decompress=False,
     )
-    sockets = bind(host, port)
     await runner.setup()
     assert runner.server is not None
-    listener = Listener(runner.server, sockets, None if access.tls is None else access.tls.server)
+    listener.serve(runner.server)
     try:
         async with Talks(node, access) as talks:
             talks.change(list(node.gossip.peers.sessions), access)
