@@ -8,6 +8,7 @@ over damaged records: those were told of already, and no sum over a mailbox that
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import fields, replace
@@ -51,13 +52,24 @@ Repair = Callable[[WritableTables], object]
 Reading = Callable[[Table], None]
 
 _ROUNDS = 100
+_TRIES = 3
+"""Two findings can be of one record; then what repairs the one may bring back the other, once."""
+NONSENSE = (msgspec.MsgspecError, struct.error, UnicodeError)
+"""What is raised where a record has a right checksum, and is in the wrong place."""
+_DERIVED = {Table.LOG_INDEX, Table.MESSAGE_IDS, Table.CHANGES, Table.RANGES, Table.STALE, Table.STAGED}
+"""Tables of which a damaged record may go: what it said is found missing, and is said again."""
 
 
 class Finding(NamedTuple):
-    """Something that is wrong, in words, and what puts it right, if anything does."""
+    """Something that is wrong, in words, and what puts it right, if anything does.
+
+    Where it is the file that is wrong, nothing may be written to it: whatever is looked up there may be found
+    or not, and what is put there may come to lie where nobody finds it.
+    """
 
     text: str
     repair: Repair | None = None
+    is_of_file: bool = False
 
 
 class Repaired(NamedTuple):
@@ -70,8 +82,47 @@ class Repaired(NamedTuple):
 def check(rows: Snapshot, reading: Reading = lambda table: None) -> Generator[Finding, None, None]:
     """Everything that is wrong; `reading` is called for each record that is read.
 
-    Raises StoreError if the store is of another format, or holds sound records that say nothing.
+    What is wrong with the file itself ends it.  Raises StoreError if the store is of another format.
     """
+    try:
+        _assure_format(rows)
+        of_file = False
+        for flaw in flaws(rows):
+            of_file = True
+            yield Finding(flaw, is_of_file=True)
+        if not of_file:
+            yield from _Check(_Sound(rows, reading)).findings()
+    except NONSENSE as error:
+        yield Finding(f"a record with a right checksum cannot be read: {error}", is_of_file=True)
+
+
+def flaws(rows: Snapshot) -> Iterator[str]:
+    """What is wrong with the file: a table has its keys in order, and finds each record by its key."""
+    for table in Table:
+        last, disordered, lost, number = None, 0, 0, 0
+        for key, _ in rows.records(table):
+            number += 1
+            disordered += last is not None and key <= last
+            lost += not _is_found(rows, table, key)
+            last = key
+        if disordered or lost or number != (count := rows.count(table)):
+            yield f"table {table.value.decode()}: " + (
+                f"{disordered} of its {number} records are out of order"
+                if disordered
+                else f"{lost} of its {number} records are not found by their keys"
+                if lost
+                else f"it should have {count} records, and {number} are there"
+            )
+
+
+def _is_found(rows: Snapshot, table: Table, key: bytes) -> bool:
+    try:
+        return rows.get(table, key) is not None
+    except DamagedRecord:
+        return True
+
+
+def _assure_format(rows: Snapshot) -> None:
     with suppress(DamagedRecord):
         found = Tables(rows).format()
         if found is not None and found != FORMAT:
@@ -79,38 +130,57 @@ def check(rows: Snapshot, reading: Reading = lambda table: None) -> Generator[Fi
             raise StoreError(
                 f"the store has format {found}: start the node once, which brings it to {FORMAT}"
             )
-    try:
-        yield from _Check(rows, reading).findings()
-    except (msgspec.MsgspecError, struct.error, UnicodeError) as error:
-        raise StoreError(f"a record with a right checksum cannot be read: {error}") from error
 
 
 def repair(store: Store, reading: Reading = lambda table: None) -> Repaired:
     """Put right in one transaction all that can be, until a check finds nothing more that can.
 
-    Raises StoreError, StoreFull.
+    Nothing is written if anything is wrong with the file itself.  Raises StoreError, StoreFull.
     """
+    try:
+        return store.transact(lambda txn: _repair(txn, reading))
+    except _NotWritable as error:
+        return Repaired([], error.found)
 
-    def work(txn: Transaction) -> Repaired:
-        done: list[str] = []
-        for _ in range(_ROUNDS):
-            able, left = [], []
-            with closing(check(txn, reading)) as findings:
-                for finding in findings:
-                    if finding.repair is None:
-                        left.append(finding.text)
-                    else:
-                        able.append((finding.text, finding.repair))
-                    if len(able) == MAX_REPAIRS:
-                        break
-            if not able:
-                return Repaired(done, left)
-            for text, mend in able:
-                mend(WritableTables(txn))
-                done.append(text)
-        raise AssertionError("what is repaired stays repaired")
 
-    return store.transact(work)
+def _repair(txn: Transaction, reading: Reading) -> Repaired:
+    done: Counter[str] = Counter()
+    for _ in range(_ROUNDS):
+        able, left = _found(txn, reading, done)
+        if not able:
+            break
+        for finding in able:
+            assert finding.repair is not None
+            finding.repair(WritableTables(txn))
+            done[finding.text] += 1
+    return Repaired([text for text in done if text not in left], [*left, *(each.text for each in able)])
+
+
+def _found(txn: Transaction, reading: Reading, done: Counter[str]) -> tuple[list[Finding], list[str]]:
+    """What can be repaired now, as much as is repaired at once, and what cannot.
+
+    What was repaired several times and is there again cannot: the file misleads.
+    """
+    able, left = [], []
+    with closing(check(txn, reading)) as findings:
+        for finding in findings:
+            if finding.is_of_file:
+                raise _NotWritable([finding.text, *(each.text for each in findings)])
+            if finding.repair is None or done[finding.text] == _TRIES:
+                left.append(finding.text)
+            else:
+                able.append(finding)
+            if len(able) == MAX_REPAIRS:
+                break
+    return able, left
+
+
+class _NotWritable(Exception):
+    """Undoes what was repaired."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__("the file is damaged")
+        self.found = found
 
 
 class _Sound:
@@ -123,6 +193,9 @@ class _Sound:
     def get(self, table: Table, key: bytes) -> bytes | None:
         return self._rows.get(table, key)
 
+    def count(self, table: Table) -> int:
+        return self._rows.count(table)
+
     def scan(
         self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
@@ -134,23 +207,17 @@ class _Sound:
     def records(
         self, table: Table, start: bytes = b"", stop: bytes | None = None
     ) -> Iterator[tuple[bytes, bytes | None]]:
-        """All records; the damaged ones have no value."""
-        while True:
-            try:
-                for record in self._rows.scan(table, start, stop):
-                    self._reading(table)
-                    yield record
-                return
-            except DamagedRecord as error:
-                yield error.key, None
-                start = error.key + b"\0"
+        for key, value in self._rows.records(table, start, stop):
+            if value is not None:
+                self._reading(table)
+            yield key, value
 
 
 class _Check:
     """One pass over a store.  Its memory grows with the mailboxes and accounts, not with messages."""
 
-    def __init__(self, rows: Snapshot, reading: Reading) -> None:
-        self._rows = _Sound(rows, reading)
+    def __init__(self, rows: Snapshot) -> None:
+        self._rows = rows
         self._tables = Tables(self._rows)
         self._boxes: dict[int, tuple[Account, MailboxId]] = {}
         for account, mailbox, box in self._tables.every_mailbox():
@@ -199,15 +266,28 @@ class _Check:
             for key, value in self._rows.records(table):
                 if value is None:
                     self._damaged.add(table)
-                    parts = split_key(table, key)
+                    try:
+                        parts = split_key(table, key)
+                    except NONSENSE:  # it is the key that is damaged
+                        yield self._nameless(table, key)
+                        continue
                     if table is Table.MESSAGES:
-                        self._incomplete.add(parts[0])
+                        self._incomplete |= {parts[0]} if parts[0] in self._boxes else self._boxes.keys()
                     if table is Table.RANGES:
                         self._damaged_ranges.add(parts)
                     if table is not Table.ACCOUNTS and key not in (b"head", b"numbers"):  # told further on
                         yield self._damage(table, *parts, repair=self._repair(table, parts))
         if self._damaged & {Table.MAILBOXES, Table.DIRECTORIES} or self._incomplete:
             self._digest = None
+
+    def _nameless(self, table: Table, key: bytes) -> Finding:
+        """A damaged record whose key says nothing; what it held is missing, or somebody else's."""
+        if table is Table.MESSAGES:
+            self._incomplete |= self._boxes.keys()
+        text = f"table {table.value.decode()}: the record under {key.hex()} is damaged: its checksum is wrong"
+        return Finding(
+            text, partial(WritableTables.forget_record, table=table, key=key) if table in _DERIVED else None
+        )
 
     def _damage(self, table: Table, *parts: object, repair: Repair | None) -> Finding:
         return Finding(f"{self._name(table, parts)} is damaged: its checksum is wrong", repair)

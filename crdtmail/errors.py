@@ -70,6 +70,10 @@ class StoreError(CrdtmailError):
     """The store is damaged, of another format, or failing: stop rather than go on."""
 
 
+class DamagedStore(StoreError):
+    """The file of a store is damaged below its records: nothing in it can be relied on, or written to."""
+
+
 class ConfigError(CrdtmailError):
     """The configuration or the command line cannot be followed as it stands."""
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
@@ -36,7 +36,7 @@ from crdtmail.effects import (
     Steps,
     Wait,
 )
-from crdtmail.errors import PeerError, Refusal, StoreError, StoreFull
+from crdtmail.errors import Overloaded, PeerError, Refusal, StoreError, StoreFull
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.peers import Heard
 from crdtmail.gossip.session import Timing
@@ -167,7 +167,9 @@ class Node:
             event.set()
 
     def close(self) -> None:
-        """Commit what waits, then let go of the store."""
+        """Commit what waits, and how far the peers are, then let go of the store."""
+        with suppress(StoreError, Overloaded):
+            self._writer.submit(self.gossip.remember_peers)
         self._writer.stop()
         for held in list(self._held):
             held.release()

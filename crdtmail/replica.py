@@ -6,7 +6,7 @@ anybody.  Commands raise RequestError and then have changed nothing.  Queries ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
@@ -330,6 +330,14 @@ class Replica:
         known = tables.peers().get(peer)
         is_retired = known is not None and known.is_retired
         tables.put_peer(peer, PeerRecord(name, clock, self.time_ms(), is_retired))
+
+    def remember(self, txn: Transaction, heard: Mapping[ReplicaId, tuple[Clock, int]]) -> None:
+        """Remember, of the replicas that were met, how far each was when last heard of, so many ms ago."""
+        tables = WritableTables(txn)
+        for replica, record in tables.peers().items():
+            if replica in heard:
+                clock, ago_ms = heard[replica]
+                tables.put_peer(replica, record._replace(clock=clock, seen_at_ms=self.time_ms() - ago_ms))
 
     # Mailboxes ----------------------------------------------------------------------------------------
 

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from crdtmail import config, screen
-from crdtmail.errors import ConfigError, StoreError
+from crdtmail.errors import ConfigError, DamagedStore, StoreError
 
 if TYPE_CHECKING:
     from crdtmail.backups import Contents
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 
 _SHOW_EVERY = 1000  # records
 _UNREPAIRED = (
-    "What is named cannot be derived from anything here.  If the node has peers, move the data folder away "
-    "and start the node anew: it gets everything from them.  Else restore a backup.  Keep the folder."
+    "What is named cannot be derived from anything here.  If the node has peers, move the data folder away, "
+    "copy its tokens.json into a new one, and start the node: it gets everything from them.  Else restore a "
+    "backup.  Keep the old folder."
 )
+_REPAIRABLE = "`crdtmail check --repair` puts right what can be."
+_NO_TOKENS = (
+    "There are no tokens in it, for a backup has none.  If clients show tokens, copy tokens.json (mode 0600) "
+    "from the old folder or from another node, or make new ones with `crdtmail token create`, before you "
+    "start it: a node on loopback without any lets everybody in."
+)
+_OF_ROOT = "It belongs to root.  If the node runs as another user: chown -R USER: "
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +40,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     restore.add_argument("source", type=Path, help="what `crdtmail backup` made")
     restore.add_argument(
         "--replace", action="store_true", help="move what is in its place aside; nothing is deleted"
+    )
+    restore.add_argument(
+        "--lose-changes",
+        action="store_true",
+        help="replace it even if it may hold changes that no other node has",
     )
 
     check = _parser(
@@ -55,52 +68,87 @@ def _restore(options: argparse.Namespace) -> int:
     from crdtmail.backups import restore
 
     data = _data(options)
-    with _progress("checking the backup") as read:
-        contents, aside = restore(options.source, data, replace=options.replace, read=read)
-    screen.out.print(f"{data} now holds {_described(contents)}", markup=False)
-    if aside is not None:
-        screen.out.print(f"what was there before is in {aside}", markup=False)
+    restored = restore(
+        options.source,
+        data,
+        replace=options.replace,
+        lose_changes=options.lose_changes,
+        watch=lambda: _progress("checking the backup"),
+    )
+    screen.out.print(f"{data} now holds {_described(restored.contents)}", markup=False)
+    if restored.aside is not None:
+        screen.out.print(f"what was there before is in {restored.aside}", markup=False)
+    if not restored.has_tokens:
+        screen.out.print(_NO_TOKENS, markup=False)
+    if restored.owner_is_root:
+        screen.out.print(f"{_OF_ROOT}{data}", markup=False)
     screen.out.print(
         "Start the node: it takes a new replica id, for the old one may have written more than the backup "
-        "holds, and gets what it lacks from its peers, its own later changes among it."
+        "holds, and gets from its peers what they have and it lacks, also of its own later changes."
     )
     return 0
 
 
+class _Verdict(NamedTuple):
+    problems: int
+    advice: str
+
+
 def _check(options: argparse.Namespace) -> int:
-    from crdtmail.checking import check, repair
-    from crdtmail.store.lmdb_store import LmdbStore, data_file
+    from crdtmail.apart import apart
+    from crdtmail.store.lmdb_store import assure_pages, disk_errors, holding, store_in
 
     folder = _data(options)
-    if not data_file(folder).is_file():
-        raise ConfigError(f"there is no store in {folder}")
-    problems = 0
+    file, what = store_in(folder), f"the store in {folder}"
     try:
-        with closing(LmdbStore(folder)) as store, _progress("checking") as read:
-            if options.repair:
-                repaired = repair(store, read)
-                for text in repaired.done:
-                    screen.out.print(f"REPAIRED: {text}", markup=False)
-                problems = _print(repaired.left)
-            else:
-                with store.snapshot() as rows:
-                    problems = _print(finding.text for finding in check(rows, read))
+        with holding(folder), disk_errors(what, "it must belong to the user that runs this"):
+            apart(what, lambda: assure_pages(file))
+            verdict = apart(what, lambda: _looked_at(file, only_file=options.repair))
+        if options.repair and not verdict.problems:
+            verdict = apart(what, lambda: _repaired(folder))
+    except DamagedStore as error:
+        screen.out.print(f"WRONG: {error}", markup=False)
+        verdict = _Verdict(1, _UNREPAIRED)
     except StoreError as error:
-        raise ConfigError(f"the store in {folder} cannot be checked: {error}") from error
-    if problems:
-        advice = _UNREPAIRED if options.repair else "`crdtmail check --repair` puts right what can be."
-        screen.out.print(f"{problems} problem(s).  {advice}", markup=False)
+        raise ConfigError(f"{what} cannot be checked: {error}") from error
+    if verdict.problems:
+        screen.out.print(f"{verdict.problems} problem(s).  {verdict.advice}", markup=False)
         return 1
     screen.out.print(f"{folder}: nothing is wrong", markup=False)
     return 0
 
 
-def _print(texts: Iterator[str] | list[str]) -> int:
-    """Print each as it comes; how many there were."""
-    number = 0
-    for number, text in enumerate(texts, 1):  # noqa: B007
-        screen.out.print(f"WRONG: {text}", markup=False)
-    return number
+def _looked_at(file: Path, *, only_file: bool) -> _Verdict:
+    """What is wrong with a store, told as it is found; `only_file` leaves out what a repair will look at."""
+    from crdtmail.checking import Finding, check, flaws
+    from crdtmail.store.lmdb_store import reading
+
+    problems, may_repair, is_of_file = 0, False, False
+    with reading(file) as rows, _progress("checking") as read:
+        found = (Finding(text, is_of_file=True) for text in flaws(rows)) if only_file else check(rows, read)
+        for finding in found:
+            _print_wrong(finding.text)
+            problems += 1
+            may_repair |= finding.repair is not None
+            is_of_file |= finding.is_of_file
+    return _Verdict(problems, _REPAIRABLE if may_repair and not is_of_file else _UNREPAIRED)
+
+
+def _repaired(folder: Path) -> _Verdict:
+    from crdtmail.checking import repair
+    from crdtmail.store.lmdb_store import LmdbStore
+
+    with closing(LmdbStore(folder)) as store, _progress("checking") as read:
+        repaired = repair(store, read)
+    for text in repaired.done:
+        screen.out.print(f"REPAIRED: {text}", markup=False)
+    for text in repaired.left:
+        _print_wrong(text)
+    return _Verdict(len(repaired.left), _UNREPAIRED)
+
+
+def _print_wrong(text: str) -> None:
+    screen.out.print(f"WRONG: {text}", markup=False)
 
 
 def _described(contents: Contents) -> str:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from crdtmail import backups
 from crdtmail.checking import check
+from crdtmail.cli import main
 from crdtmail.client import Client
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore, data_file, reading
 from crdtmail.store.tables import FORMAT, Tables, WritableTables
 from crdtmail.verify import verify
 from simulations.recount import recount
-from tests.nodes import PATIENCE_S, NodeProcess, node_process
+from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
 from tests.small_disk import KIB, small_disk
 from tests.test_checking import everything
 from tests.test_cli import crdtmail
 
 ALICE = "alice"
+NOBODY = 65534
 
 
 def add(client: Client, *ids: str) -> None:
@@ -65,6 +74,14 @@ def damage(folder: Path, table: Table) -> None:
     data = data_file(folder).read_bytes()
     assert data.count(value) >= 1
     data_file(folder).write_bytes(data.replace(value, value[:-1] + bytes([value[-1] ^ 1])))
+
+
+def damage_key(folder: Path) -> None:
+    """Flip a bit of a key in the index of messages: m3 becomes -3, which belongs before m1."""
+    data = data_file(folder).read_bytes()
+    key = bytes([0, 0, 0, 1]) + b"m3"
+    assert data.count(key) >= 1
+    data_file(folder).write_bytes(data.replace(key, bytes([0, 0, 0, 1]) + b"-3"))
 
 
 def rows_of(folder: Path) -> dict[Table, list[tuple[bytes, bytes]]]:
@@ -138,6 +155,100 @@ def test_a_backup_that_fails_leaves_nothing(store: Path, tmp_path: Path) -> None
         assert list(disk.folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("x" * 300, "File name too long"), ("node/data.mdb/new", "Not a directory"), ("", "exists already")],
+)
+def test_a_place_that_cannot_take_a_backup_is_named(
+    store: Path, tmp_path: Path, target: str, says: str
+) -> None:
+    result = crdtmail("backup", "--data", str(store), str(tmp_path / target))
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert f"{tmp_path / target}" in result.stderr
+    assert says in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["node"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that other users get to; pytest's own they do not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_may_not_read_or_write_is_told_what_to_do(store: Path, open_folder: Path) -> None:
+    """The name that is told is the one that was given, not one that a file had meanwhile."""
+    node, backup = open_folder / "node", open_folder / "backup.mdb"
+    shutil.copytree(store, node)
+    node.chmod(0o700)
+    assert crdtmail("backup", "--data", str(node), str(backup)).returncode == 0
+    mine = open_folder / "mine"
+    mine.mkdir()
+    shutil.chown(mine, NOBODY)
+    new = str(mine / "new")
+    not_theirs = f"the data folder {node} cannot be used: Permission denied: it and all"
+    not_readable = f"the backup {backup} cannot be used: Permission denied: this user may not read it"
+    assert_nobody_is_told(not_theirs, "check", "--data", str(node))
+    assert_nobody_is_told(not_theirs, "backup", "--data", str(node), new)
+    assert_nobody_is_told(not_readable, "restore", "--data", new, str(backup))
+    for path in (backup, node, *node.iterdir()):
+        shutil.chown(path, NOBODY)
+    theirs = str(open_folder / "new")
+    not_writable = f"{theirs} cannot be used: Permission denied: this user may not write there"
+    assert_nobody_is_told(not_writable, "backup", "--data", str(node), theirs)
+    assert_nobody_is_told(not_writable, "restore", "--data", theirs, str(backup))
+    assert {path.name for path in open_folder.iterdir()} == {"node", "backup.mdb", "mine"}
+
+
+def assert_nobody_is_told(what: str, *arguments: str) -> None:
+    result = as_nobody(*arguments)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert what in result.stderr
+
+
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """That user may not be able to import anything, so root does."""
+    code = (
+        "import os, sys, crdtmail.backups, crdtmail.daemon\n"
+        "from crdtmail.cli import main\n"
+        f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_backup_without_room_says_so_of_the_name_that_was_given(store: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 32 * KIB) as disk:
+        for command in (["backup", "--data", str(store)], ["restore", "--data"]):
+            target = str(disk.folder / "new")
+            if command[0] == "restore":
+                assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+                command, target = [*command, target], str(tmp_path / "backup")
+            result = crdtmail(*command, target)
+            assert (result.returncode, len(result.stderr.splitlines())) == (4, 1), result.stderr
+            assert f"{disk.folder}/new cannot be used: No space left on device: make room" in result.stderr
+            assert list(disk.folder.iterdir()) == []
+
+
+def test_where_a_file_system_can_rename_only_the_old_way_all_is_the_same(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(backups, "rename_to_new", lambda old, new: False)
+    monkeypatch.setattr(backups, "exchange", lambda one, other: False)
+    before = rows_of(store)
+    for target in ("backup", "backup.mdb"):
+        for code in (0, 2):
+            assert main(["backup", "--data", str(store), str(tmp_path / target)]) == code
+        assert main(["restore", "--data", str(store), "--replace", str(tmp_path / target)]) == 0
+        assert rows_of(store) == rows_of(tmp_path / target) == before
+    assert rows_of(tmp_path / "node.replaced-2") == before
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_what_is_no_store_cannot_be_backed_up(tmp_path: Path) -> None:
     result = crdtmail("backup", "--data", str(tmp_path / "nothing"), str(tmp_path / "backup"))
     assert (result.returncode, result.stderr) == (2, f"crdtmail: there is no store in {tmp_path}/nothing\n")
@@ -173,7 +284,7 @@ def test_a_node_that_was_restored_gets_its_later_changes_back_from_its_peer(
             assert "in use by another crdtmail process" in refused.stderr
         assert "--replace" in crdtmail("restore", "--data", data, target).stderr
         restored = crdtmail("restore", "--data", data, "--replace", target)
-        assert restored.returncode == 0, restored.stderr
+        assert restored.returncode == 0, f"nothing is lost, and the node knows: {restored.stderr}"
         assert "1 mailboxes with 1 messages" in restored.stdout
         assert "takes a new replica id" in restored.stdout
         with node_process(tmp_path / "node", "--peer", peer.address) as it:
@@ -192,6 +303,113 @@ def test_what_is_replaced_is_moved_aside_and_whole(store: Path, tmp_path: Path) 
         assert f"what was there before is in {aside}" in result.stdout
         assert rows_of(aside) == rows_of(store) == before
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_changes_that_no_other_node_has_are_replaced_only_if_that_is_said(tmp_path: Path) -> None:
+    data, target = str(tmp_path / "node"), str(tmp_path / "backup")
+    with node_process(tmp_path / "peer", "--name", "mx2") as peer:
+        arguments = ("--peer", peer.address, "--config", str(write_timing(tmp_path)))
+        with node_process(tmp_path / "node", *arguments) as it:
+            it.client().create_mailbox(ALICE, "INBOX")
+            until_equal(it, peer)
+            assert crdtmail("backup", "--data", data, target).returncode == 0
+            peer.kill()
+            add(it.client(), "precious")
+    refused = crdtmail("restore", "--data", data, "--replace", target)
+    assert refused.returncode == 2
+    assert "may hold 1 change(s) of this node that neither the backup nor any peer has" in refused.stderr
+    assert "wait until `crdtmail status` says" in refused.stderr
+    with node_process(tmp_path / "node") as it:
+        assert held(it.client()) == {"precious"}
+    restored = crdtmail("restore", "--data", data, "--replace", "--lose-changes", target)
+    assert restored.returncode == 0, restored.stderr
+    with node_process(tmp_path / "node.replaced-1") as it:
+        assert held(it.client()) == {"precious"}
+
+
+def test_what_cannot_be_read_any_more_is_replaced_only_if_that_is_said(store: Path, tmp_path: Path) -> None:
+    target = str(tmp_path / "backup")
+    assert crdtmail("backup", "--data", str(store), target).returncode == 0
+    data_file(store).write_bytes(b"no store" * 1000)
+    refused = crdtmail("restore", "--data", str(store), "--replace", target)
+    assert refused.returncode == 2
+    assert "nobody knows whether it holds changes that no peer has" in refused.stderr
+    assert crdtmail("restore", "--data", str(store), "--replace", "--lose-changes", target).returncode == 0
+    assert rows_of(store) == rows_of(tmp_path / "backup")
+
+
+def test_a_restored_node_has_the_tokens_that_it_had(store: Path, tmp_path: Path) -> None:
+    made = crdtmail("token", "create", "x", "--scope", "read", "--account", "*", "--data", str(store))
+    assert made.returncode == 0
+    if os.geteuid() == 0:
+        shutil.chown(store / "tokens.json", 1234, 1234)
+    before = (store / "tokens.json").read_bytes(), (store / "tokens.json").stat()
+    assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+    result = crdtmail("restore", "--data", str(store), "--replace", str(tmp_path / "backup"))
+    assert result.returncode == 0
+    assert "tokens" not in result.stdout
+    after = (store / "tokens.json").read_bytes(), (store / "tokens.json").stat()
+    assert after[0] == before[0]
+    for name in ("st_mode", "st_uid", "st_gid"):
+        assert getattr(after[1], name) == getattr(before[1], name)
+    assert (tmp_path / "node.replaced-1" / "tokens.json").read_bytes() == before[0]
+
+
+def test_a_restore_into_a_new_folder_says_that_there_are_no_tokens_in_it(store: Path, tmp_path: Path) -> None:
+    assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+    result = crdtmail("restore", "--data", str(tmp_path / "new"), str(tmp_path / "backup"))
+    assert "There are no tokens in it, for a backup has none." in result.stdout
+    assert "crdtmail token create" in result.stdout
+
+
+def test_what_a_node_runs_on_is_not_replaced_however_it_is_asked(tmp_path: Path) -> None:
+    with node_process(tmp_path / "node") as it:
+        it.client().create_mailbox(ALICE, "INBOX")
+        assert crdtmail("backup", "--data", str(tmp_path / "node"), str(tmp_path / "backup")).returncode == 0
+        for flags in ([], ["--replace"], ["--replace", "--lose-changes"]):
+            result = crdtmail("restore", *flags, "--data", str(tmp_path / "node"), str(tmp_path / "backup"))
+            assert result.returncode == 2
+            assert "in use by another crdtmail process" in result.stderr
+
+
+def test_there_is_a_data_folder_at_every_moment_of_a_restore(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash without one, the node would begin with nothing, under a new id."""
+    assert main(["backup", "--data", str(store), str(tmp_path / "backup")]) == 0
+    seen = []
+
+    def watched(self: Path, target: Path) -> Path:
+        os.rename(self, target)
+        seen.append(data_file(store).is_file())
+        return target
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert main(["restore", "--data", str(store), "--replace", str(tmp_path / "backup")]) == 0
+    assert seen
+    assert all(seen)
+
+
+def test_a_file_is_no_data_folder(store: Path, tmp_path: Path) -> None:
+    assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+    result = crdtmail("restore", "--data", str(data_file(store)), str(tmp_path / "backup"))
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "is no folder" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_new_folder_belongs_to_whom_the_one_above_does_and_if_that_is_root_it_is_said(
+    store: Path, tmp_path: Path
+) -> None:
+    assert crdtmail("backup", "--data", str(store), str(tmp_path / "backup")).returncode == 0
+    (tmp_path / "theirs").mkdir()
+    shutil.chown(tmp_path / "theirs", 1234, 1234)
+    result = crdtmail("restore", "--data", str(tmp_path / "theirs" / "new"), str(tmp_path / "backup"))
+    for path in (tmp_path / "theirs" / "new", tmp_path / "theirs" / "new" / "data.mdb"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (1234, 1234)
+    assert "chown" not in result.stdout
+    result = crdtmail("restore", "--data", str(tmp_path / "new"), str(tmp_path / "backup"))
+    assert f"chown -R USER: {tmp_path}/new" in result.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -292,14 +510,94 @@ def test_a_check_says_what_cannot_be_repaired_and_what_to_do(store: Path) -> Non
         result = crdtmail("check", "--data", str(store), *repair)
         assert result.returncode == 1
         assert "WRONG: alice, INBOX: message m" in result.stdout
-        assert ("restore a backup" in result.stdout) == bool(repair)
+        assert "restore a backup" in result.stdout
+        assert "tokens.json" in result.stdout
+        assert "--repair" not in result.stdout, "where it can do nothing"
 
 
 def test_what_cannot_be_checked_is_told_apart(store: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "data.mdb").write_bytes(b"no store" * 1000)
-    for folder, reason in (("other", "cannot be"), ("nothing", "no store in")):
-        result = crdtmail("check", "--data", str(tmp_path / folder))
-        assert result.returncode == 2
-        assert reason in result.stderr
+    result = crdtmail("check", "--data", str(tmp_path / "nothing"))
+    assert (result.returncode, result.stderr) == (2, f"crdtmail: there is no store in {tmp_path}/nothing\n")
     assert not (tmp_path / "nothing").exists()
+    made = LmdbStore(store)
+    made.transact(lambda txn: txn.put(Table.META, b"format", (FORMAT + 1).to_bytes(4, "big")))
+    made.close()
+    result = crdtmail("check", "--data", str(store))
+    assert result.returncode == 2
+    assert "newer crdtmail" in result.stderr
+
+
+@pytest.mark.parametrize("how", ["another file", "cut off", "a damaged key"])
+def test_a_file_that_is_damaged_itself_is_wrong_and_not_repaired(
+    store: Path, tmp_path: Path, how: str
+) -> None:
+    data = data_file(store)
+    match how:
+        case "another file":
+            data.write_bytes(b"no store" * 1000)
+        case "cut off":
+            data.write_bytes(data.read_bytes()[: 20 * KIB])
+        case _:
+            damage_key(store)
+    before = data.read_bytes()
+    for flags in ([], ["--repair"]):
+        result = crdtmail("check", *flags, "--data", str(store))
+        assert (result.returncode, result.stderr) == (1, "")
+        wrong, _, advice = result.stdout.partition("problem(s).")
+        assert wrong.startswith("WRONG: ")
+        assert "copy its tokens.json into a new one" in advice
+        assert "restore a backup" in advice
+        assert data.read_bytes() == before
+    result = crdtmail("restore", "--data", str(tmp_path / "new"), str(data))
+    assert (result.returncode, len(result.stderr.splitlines())) == (4, 1)
+
+
+def test_however_a_file_is_damaged_each_command_ends_and_says_so(
+    store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No signal, no traceback, no end that does not come; what one has called sound is not changed."""
+    target = tmp_path / "backup.mdb"
+    assert main(["backup", "--data", str(store), str(target)]) == 0
+    good, chance = target.read_bytes(), random.Random(4)
+    shutil.rmtree(store)
+    for turn in range(30):
+        bad = damaged(good, chance)
+        target.write_bytes(bad)
+        store.mkdir()
+        data_file(store).write_bytes(bad)
+        signal.alarm(60)
+        codes = [
+            main(["restore", "--data", str(tmp_path / "new"), str(target)]),
+            *(main(["check", *flags, "--data", str(store)]) for flags in ([], ["--repair"], [])),
+        ]
+        signal.alarm(0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err, (turn, err)
+        assert codes[0] in (0, 4), (turn, out, err)
+        assert set(codes[1:]) <= {0, 1}, (turn, out, err)
+        assert (codes[0] == 0) == (codes[1] == 0), (turn, codes, out, err)
+        assert codes[2] == codes[3], (turn, codes, out, err)
+        shutil.rmtree(store)
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+
+
+def damaged(good: bytes, chance: random.Random) -> bytes:
+    """What a disk, or a hand, makes of a file."""
+    bad, page = bytearray(good), 4096
+    at = chance.randrange(2, len(good) // page) * page
+    match chance.choice(["bits", "bits", "header", "head", "zeros", "another page", "cut off"]):
+        case "bits":
+            for _ in range(chance.choice([1, 5])):
+                bad[chance.randrange(2 * page, len(bad))] ^= 1 << chance.randrange(8)
+        case "header":
+            bad[at + chance.randrange(64)] = chance.randrange(256)
+        case "head":
+            bad[chance.randrange(2) * page + chance.randrange(160)] = chance.randrange(256)
+        case "zeros":
+            bad[at : at + page] = bytes(page)
+        case "another page":
+            other = chance.randrange(2, len(good) // page) * page
+            bad[at : at + page] = good[other : other + page]
+        case _:
+            del bad[at:]
+    return bytes(bad)

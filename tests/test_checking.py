@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from crdtmail.crdt.message import Message, MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import StoreError
 from crdtmail.replica import Replica
-from crdtmail.store.interface import Store, Table, Transaction
+from crdtmail.store.interface import Snapshot, Store, T, Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import (
@@ -459,12 +459,91 @@ def test_a_store_of_another_format_is_not_checked() -> None:
             findings(master.store)
 
 
-def test_a_sound_record_that_says_nothing_ends_the_check() -> None:
+def test_a_sound_record_that_says_nothing_ends_the_check_and_nothing_is_repaired() -> None:
+    """Such a record is in the wrong place, so the file is not to be written to."""
     master = everything()
     key = master.rows()[Table.MESSAGES][0][0]
     master.store.transact(lambda txn: txn.put(Table.MESSAGES, key, b"12345678no message"))
-    with pytest.raises(StoreError, match="right checksum cannot be read"):
-        findings(master.store)
+    master.store.damage(Table.PEERS, master.rows()[Table.PEERS][0][0])
+    before = master.store.image()
+    *_, last = findings(master.store)
+    assert last.startswith("a record with a right checksum cannot be read: ")
+    repaired = repair(master.store)
+    assert (repaired.done, repaired.left[0]) == ([], last)
+    assert master.store.image() == before
+
+
+class Misleading:
+    """A snapshot of a file that is damaged above its records: what is looked up may not be where it is."""
+
+    def __init__(self, rows: Snapshot, table: Table, how: str) -> None:
+        self._rows, self._table, self._how = rows, table, how
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        return None if (table, self._how) == (self._table, "lost") else self._rows.get(table, key)
+
+    def scan(
+        self, table: Table, start: bytes, stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self._rows.scan(table, start, stop, reverse=reverse)
+
+    def records(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        found = list(self._rows.records(table, start, stop))
+        return iter(found[::-1] if (table, self._how) == (self._table, "disordered") else found)
+
+    def count(self, table: Table) -> int:
+        return self._rows.count(table) + ((table, self._how) == (self._table, "short"))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("disordered", "table message_ids: 3 of its 4 records are out of order"),
+        ("lost", "table message_ids: 4 of its 4 records are not found by their keys"),
+        ("short", "table message_ids: it should have 5 records, and 4 are there"),
+    ],
+)
+def test_a_table_in_which_nothing_can_be_looked_up_ends_the_check_and_is_not_repaired(
+    how: str, says: str
+) -> None:
+    with everything().store.snapshot() as rows:
+        (found,) = check(Misleading(rows, Table.MESSAGE_IDS, how))
+    assert (found.text, found.repair, found.is_of_file) == (says, None, True)
+
+
+def test_what_is_wrong_again_after_its_repair_is_left() -> None:
+    """A repair that does not hold is told of, however often it was made."""
+    master = everything()
+    master.store.damage(Table.PEERS, master.rows()[Table.PEERS][0][0])
+
+    class Forgetful(MemoryStore):
+        def transact(self, work: Callable[[Transaction], T]) -> T:
+            def forgetful(txn: Transaction) -> T:
+                txn.put = lambda table, key, value: None  # type: ignore[method-assign]
+                return work(txn)
+
+            return super().transact(forgetful)
+
+    forgetful = Forgetful()
+    forgetful.load(master.store.image())
+    (wrong,) = findings(forgetful)
+    assert repair(forgetful) == Repaired([], [wrong])
+
+
+@pytest.mark.parametrize("table", [Table.MESSAGES, Table.MESSAGE_IDS, Table.CHANGES, Table.LOG, Table.PEERS])
+def test_a_damaged_key_that_says_nothing_is_found_and_forgotten_where_it_is_derived(table: Table) -> None:
+    master = everything()
+    image = master.store.image()
+    key, record = next(iter(image[table].items()))
+    del image[table][key]
+    image[table][key + b"\xff"] = record
+    master.store.load(image)
+    found = [text for text in findings(master.store) if f"the record under {key.hex()}ff is damaged" in text]
+    assert len(found) == 1
+    repaired = repair(master.store)
+    assert (found[0] in repaired.left) == (table in STATE or table is Table.PEERS)
 
 
 def test_an_empty_store_is_clean() -> None:

@@ -55,10 +55,11 @@ def test_a_member_that_was_retired_elsewhere_is_named(
 ) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
+            it.node.gossip.peers.hear(it.node.now(), Position(ReplicaId(7), "", Clock(), 0))
             told = Position(ReplicaId(0xFF), "mx9", Clock(), 0, frozenset({ReplicaId(7)}))
             asked = encode_position(told)
             assert (await it.ask("POST", EXCHANGE, data=asked, headers=STRANGER)).status == 200
-            assert "0000000000000007 is retired by an operator elsewhere, as a peer says" in caplog.text
+            assert "(0000000000000007) is retired by an operator elsewhere, as a peer says" in caplog.text
 
     run(test())
 

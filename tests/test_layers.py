@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, SIMULATIONS = ROOT / "crdtmail", ROOT / "simulations"
 
 LAYERS = [
-    {"errors", "limits"},
+    {"errors", "limits", "linux"},
     {"crdt"},
     {"store"},
     {"applying"},
@@ -26,7 +26,8 @@ LAYERS = [
     {"config"},
     {"security"},
     {"web", "client", "sources", "screen"},
-    {"daemon", "importing", "verify", "checking", "backups"},
+    {"daemon", "importing", "verify", "checking", "apart"},
+    {"backups"},
     {"upkeep"},
     {"demo", "commands"},
     {"cli"},
@@ -114,6 +115,8 @@ ADAPTERS = {
     "daemon",
     "importing",
     "verify",
+    "apart",
+    "linux",
     "backups",
     "upkeep",
     "demo",

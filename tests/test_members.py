@@ -43,7 +43,7 @@ def hear(it: Running, replica: ReplicaId, name: str, *, ago_s: float = 0.0) -> N
 
 
 async def alarms(it: Running) -> str:
-    return "\n".join((await it.ask("GET", "/v1/status")).body["alarms"])
+    return "\n".join(a["text"] for a in (await it.ask("GET", "/v1/status")).body["alarms"])
 
 
 def test_a_node_that_hears_two_nodes_of_one_name_says_so(tmp_path: Path) -> None:
@@ -54,7 +54,9 @@ def test_a_node_that_hears_two_nodes_of_one_name_says_so(tmp_path: Path) -> None
                 hear(it, OLD, "mx2", ago_s=ago_s)
                 hear(it, NEW, "mx2", ago_s=ago_s)
             (said,) = (await it.ask("GET", "/v1/status")).body["alarms"]
-            assert said.startswith("2 nodes call themselves mx2 (0000000000003a96, 0000000000008e09): ")
+            assert said["text"].startswith(
+                "2 nodes call themselves mx2 (0000000000003a96, 0000000000008e09): "
+            )
 
     run(test())
 

@@ -26,7 +26,7 @@ async def peers(it: Running) -> dict[str | None, dict[str, Any]]:
 
 
 async def alarms(it: Running) -> str:
-    return "\n".join((await it.ask("GET", "/v1/status")).body["alarms"])
+    return "\n".join(a["text"] for a in (await it.ask("GET", "/v1/status")).body["alarms"])
 
 
 def test_while_a_node_takes_over_a_snapshot_its_other_peers_wait_and_do_not_fail(

@@ -489,6 +489,18 @@ class Gossip:
             yield from persist(lambda txn: self.replica.retire(txn, new))
             self.retired |= new
 
+    def remember_peers(self, txn: Transaction) -> None:
+        """Before the end: what was heard of each since it was last remembered, which tells a restore what
+        others have of this node's changes."""
+        now = self._now()
+        self.replica.remember(
+            txn,
+            {
+                replica: (heard.clock, int((now - heard.at) * 1000))
+                for replica, heard in self.peers.heard.items()
+            },
+        )
+
     def _hear(self, position: Position) -> Steps[None]:
         """Take note of where another replica stands; a new one is remembered durably."""
         own = self.replica.id

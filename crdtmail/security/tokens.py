@@ -74,6 +74,10 @@ def load(folder: Path) -> Tokens | None:
         # Only what is not there may mean that nobody has to show a token; what cannot be read must not.
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
+        if isinstance(error.__cause__, PermissionError):
+            raise ConfigError(
+                f"{error}: the data folder and all that is in it must belong to the user that runs crdtmail"
+            ) from error
         raise
     except (msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is damaged: {error}") from error

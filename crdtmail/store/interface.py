@@ -76,6 +76,19 @@ class Snapshot(Protocol):
         """
         ...
 
+    def records(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        """As `scan`, but a record with a wrong checksum has no value, and the scan goes on behind it.
+
+        It gives what is there as it lies there: in a damaged file the keys may be in no order.
+        """
+        ...
+
+    def count(self, table: Table) -> int:
+        """How many records the table has by its own account."""
+        ...
+
 
 class Transaction(Snapshot, Protocol):
     """A snapshot that takes changes, and sees its own."""
@@ -165,6 +178,14 @@ def unseal(table: Table, key: bytes, record: bytes) -> bytes:
     if zlib.crc32(value, zlib.crc32(key)) != int.from_bytes(record[:_CHECKSUM], "big"):
         raise DamagedRecord(table, key)
     return value
+
+
+def unseal_sound(table: Table, key: bytes, record: bytes) -> bytes | None:
+    """The value in `record`; None if it is not what was written under `key`."""
+    try:
+        return unseal(table, key, record)
+    except DamagedRecord:
+        return None
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

@@ -22,27 +22,39 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lmdb
 
-from crdtmail.errors import ConfigError, Overloaded, StoreError, StoreFull
+from crdtmail.errors import ConfigError, DamagedStore, Overloaded, StoreError, StoreFull
 from crdtmail.limits import LARGEST_WRITE, MAX_READERS, MIB
-from crdtmail.store.interface import NeedsRoom, Room, Snapshot, T, Table, Transaction, seal, seal_all, unseal
+from crdtmail.store.interface import (
+    NeedsRoom,
+    Room,
+    Snapshot,
+    T,
+    Table,
+    Transaction,
+    seal,
+    seal_all,
+    unseal,
+    unseal_sound,
+)
 
 _MACHINE_ID = Path("/etc/machine-id")
 _GET_GENERATION = 0x80087601  # FS_IOC_GETVERSION (linux/fs.h)
 _NUMBER = 16  # bytes
-_DATA, _READERS = "data.mdb", "lock.mdb"
+_DATA, _READERS, _LOCK = "data.mdb", "lock.mdb", "lock"
 _READER_TABLE = 64 * (MAX_READERS + 2)  # bytes: a cache line for each slot, two for the head (mdb.c)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_OURS = "it and all that is in it must belong to the user that runs crdtmail"
 _ADVICE = {
-    errno.EACCES: _NOT_OURS,
-    errno.EPERM: _NOT_OURS,
+    errno.EBUSY: "a mount point cannot be moved; use a folder inside it",
     errno.EROFS: "mount its file system for writing",
     **dict.fromkeys(_NO_ROOM, "make room on its disk"),
 }
+_PASSING = (lmdb.MapFullError, lmdb.MapResizedError, lmdb.ReadersFullError, lmdb.TxnFullError, lmdb.LockError)
+"""What LMDB says of its own accord that is no word on the file."""
 FIRST_MAP = 256 * 1024 * MIB
 """Address space, not disk: the file is as long as what is in it.  So large that growing, for which all
 readers must have ended, is for the very few."""
@@ -204,6 +216,8 @@ class LmdbStore:
             code = getattr(error, "code", None)
             if code in _NO_ROOM or (code == errno.EIO and not _has_room(self._lock)):
                 raise StoreFull(f"there is no room left for {self._folder}; make room on its disk") from error
+            if _is_of_damage(error):
+                raise DamagedStore(f"the store in {self._folder} is damaged: {error}") from error
             raise StoreError(f"the store failed: {error}") from error
 
 
@@ -253,6 +267,19 @@ class _Transaction:
                         return
                     yield key, unseal(table, key, record)
 
+    def records(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        with self._txn.cursor(self._tables[table]) as cursor:
+            if cursor.set_range(start) if start else cursor.first():
+                for key, record in cursor.iternext():
+                    if stop is not None and key >= stop:
+                        return
+                    yield key, unseal_sound(table, key, record)
+
+    def count(self, table: Table) -> int:
+        return int(self._txn.stat(self._tables[table])["entries"])
+
     def nested(self) -> AbstractContextManager[Transaction]:
         assert self._nest is not None, "a store that is only read has no nested transactions"
         return self._nest(self._txn)
@@ -261,14 +288,19 @@ class _Transaction:
 # Copies ---------------------------------------------------------------------------------------------------
 
 
+class _Handles(dict[Table, Any]):
+    """The tables of a file that is only read."""
+
+    def __missing__(self, table: Table) -> NoReturn:
+        raise DamagedStore(f"the table {table.value.decode()} is missing")
+
+
 def copy_store(folder: Path, target: Path) -> None:
     """Write the last committed state of the store in `folder` to the new file `target`, durably.
 
     A node that has the store open goes on meanwhile.  Raises ConfigError, StoreError.
     """
-    data = folder / _DATA
-    if not data.is_file():
-        raise ConfigError(f"there is no store in {folder}")
+    data = store_in(folder)
     with _folder_errors(folder):
         if not (folder / _READERS).exists():
             _allocate_reader_table(folder)
@@ -285,32 +317,68 @@ def copy_store(folder: Path, target: Path) -> None:
         try:
             env.copyfd(copy.fileno(), compact=True)
         except lmdb.Error as error:
-            raise StoreError(f"the store in {folder} cannot be copied to {target}: {error}") from error
+            if error.code == errno.EIO and not _has_room(copy.fileno()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            if error.code > 0:
+                raise OSError(error.code, os.strerror(error.code)) from error
+            raise DamagedStore(f"the store in {folder} is damaged: {error}") from error
         os.fsync(copy.fileno())
+
+
+def assure_pages(file: Path) -> None:
+    """Read every page of a store that nobody writes meanwhile, used and free, as a copy would.
+
+    Raises DamagedStore if they do not add up.  Where they lead astray the process may die of it.
+    """
+    with _opened(file) as env, open(os.devnull, "wb") as nowhere:
+        env.copyfd(nowhere.fileno(), compact=True)
 
 
 @contextmanager
 def reading(file: Path) -> Iterator[Snapshot]:
     """The state in a copy of a store, which nobody writes meanwhile.  Raises StoreError if it is none."""
+    with _opened(file) as env:
+        tables = _Handles()
+        for table in Table:
+            with suppress(lmdb.NotFoundError):  # an older format has fewer
+                tables[table] = env.open_db(table.value, create=False)
+        with env.begin() as txn:
+            yield _Transaction(txn, tables)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[lmdb.Environment]:
+    """For reading, while nobody writes.  Raises DamagedStore if LMDB can make nothing of it.
+
+    One that is cut off cannot be told by its length: pages that were never used need not have been written.
+    """
     try:
         with lmdb.open(
             str(file), subdir=False, readonly=True, create=False, lock=False, max_dbs=len(Table)
         ) as env:
-            if file.stat().st_size < env.stat()["psize"] * (env.info()["last_pgno"] + 1):
-                raise StoreError(f"{file} is cut off")  # to read on would kill the process
-            tables = {}
-            for table in Table:
-                with suppress(lmdb.NotFoundError):  # an older format has fewer
-                    tables[table] = env.open_db(table.value, create=False)
-            with env.begin() as txn:
-                yield _Transaction(txn, tables)
+            yield env
     except lmdb.Error as error:
-        raise StoreError(f"{file} cannot be read as a store: {error}") from error
+        if _is_of_damage(error) or error.code == errno.ENOMEM:  # a size in it is beyond all memory
+            raise DamagedStore(f"{file} cannot be read as a store: {error}") from error
+        raise OSError(error.code, os.strerror(error.code), str(file)) from error
+
+
+def store_in(folder: Path) -> Path:
+    """The file with the state of the store in a data folder.  Raises ConfigError if there is none."""
+    with _folder_errors(folder):
+        if not (folder / _DATA).is_file():
+            raise ConfigError(f"there is no store in {folder}")
+    return folder / _DATA
 
 
 def data_file(path: Path) -> Path:
     """The file that holds the state, of a folder or of a copy in a file of its own."""
     return path / _DATA if path.is_dir() else path
+
+
+def has_lock(folder: Path) -> bool:
+    """Whether the folder is, or was, a node's: then `holding` tells whether one runs on it."""
+    return (folder / _LOCK).exists()
 
 
 @contextmanager
@@ -327,18 +395,31 @@ def holding(folder: Path) -> Iterator[None]:
 # The folder -----------------------------------------------------------------------------------------------
 
 
+def _folder_errors(folder: Path) -> AbstractContextManager[None]:
+    return disk_errors(f"the data folder {folder}", _NOT_OURS)
+
+
 @contextmanager
-def _folder_errors(folder: Path) -> Iterator[None]:
-    """What keeps a folder from being used, as our errors, with what to do about it."""
+def disk_errors(what: str, not_ours: str) -> Iterator[None]:
+    """What keeps a file or folder from being used, as our errors, with what to do about it.
+
+    `not_ours` is what to do where the user may not.
+    """
     try:
         yield
     except (OSError, lmdb.Error) as error:
-        code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
-        reason = os.strerror(code) if code in _ADVICE else getattr(error, "strerror", None) or str(error)
-        advice = f": {_ADVICE[code]}" if code in _ADVICE else ""
-        is_setting = isinstance(error, OSError) or code in _ADVICE
-        kind = ConfigError if is_setting and code not in _NO_ROOM else StoreError
-        raise kind(f"the data folder {folder} cannot be used: {reason}{advice}") from error
+        code = error.errno if isinstance(error, OSError) else error.code
+        advice = not_ours if code in (errno.EACCES, errno.EPERM) else _ADVICE.get(code or 0)
+        if isinstance(error, lmdb.Error) and advice is None:
+            kind = DamagedStore if _is_of_damage(error) else StoreError
+            raise kind(f"{what} cannot be used: {error}") from error
+        reason = os.strerror(code or 0) + (f": {advice}" if advice else "")
+        raise (StoreError if code in _NO_ROOM else ConfigError)(f"{what} cannot be used: {reason}") from error
+
+
+def _is_of_damage(error: lmdb.Error) -> bool:
+    """Whether it is LMDB's own word on what it reads, not that of the system below it."""
+    return error.code < 0 and not isinstance(error, _PASSING)
 
 
 def _allocate_reader_table(folder: Path) -> None:
@@ -449,7 +530,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _lock(folder: Path) -> int:
     """Hold the folder for this process.  The kernel lets go of it however the process ends."""
-    lock = _open_in(folder, "lock")
+    lock = _open_in(folder, _LOCK)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

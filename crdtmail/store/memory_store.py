@@ -12,7 +12,17 @@ from contextlib import contextmanager
 
 from sortedcontainers import SortedDict
 
-from crdtmail.store.interface import Room, Snapshot, T, Table, Transaction, seal, seal_all, unseal
+from crdtmail.store.interface import (
+    Room,
+    Snapshot,
+    T,
+    Table,
+    Transaction,
+    seal,
+    seal_all,
+    unseal,
+    unseal_sound,
+)
 
 _Tables = dict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
@@ -162,6 +172,16 @@ class _View:
         for key, record in self._records(table, start, stop, reverse):
             if record is not None:
                 yield key, unseal(table, key, record)
+
+    def records(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes | None]]:
+        for key, record in self._records(table, start, stop, reverse=False):
+            if record is not None:
+                yield key, unseal_sound(table, key, record)
+
+    def count(self, table: Table) -> int:
+        return sum(record is not None for _, record in self._records(table, b"", None, reverse=False))
 
     @contextmanager
     def nested(self) -> Iterator[Transaction]:

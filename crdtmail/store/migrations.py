@@ -36,12 +36,13 @@ def check_format(found: int) -> None:
     if found > FORMAT:
         raise StoreError(
             f"the store has format {found}, made by a newer crdtmail; this version reads format {FORMAT} at "
-            "most: install the newer version again, or start with an empty data folder"
+            "most: install the newer version again, or start with a data folder that has nothing in it but "
+            "tokens.json"
         )
     if any(step not in MIGRATIONS for step in range(found, FORMAT)):
         raise StoreError(
             f"the store has format {found}, which is too old for this version, whose own is {FORMAT}: start "
-            "with an empty data folder, and the peers send everything"
+            "with a data folder that has nothing in it but tokens.json, and the peers send everything"
         )
 
 

@@ -614,6 +614,10 @@ class WritableTables(Tables):
     def delete_stale(self, number: int, id: MessageId) -> bool:
         return self._txn.delete(Table.STALE, _U32.pack(number) + id.encode())
 
+    def forget_record(self, table: Table, key: bytes) -> None:
+        """Forget a record whose key names nothing."""
+        self._txn.delete(table, key)
+
 
 def encode_instances(message: Message) -> bytes:
     """The replicated part of a message's record; equal messages have equal bytes."""

@@ -40,7 +40,7 @@ from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.web import documents
 from crdtmail.web.guard import BEARER
 from crdtmail.web.listener import Listener
-from crdtmail.web.load import SHARE
+from crdtmail.web.load import BODY, SHARE
 from crdtmail.web.metrics import CONTENT_TYPE, exposition
 from crdtmail.web.requests import (
     as_object,
@@ -137,7 +137,7 @@ class _Api:
 
     async def retire(self, request: web.Request) -> web.Response:
         """Say that a member, by name or replica, is gone for good."""
-        body = await json_object(request) if await request.read() else {}
+        body = json_object(request) if request[BODY] else {}
         only(body, {"force"})
         force = boolean(body.get("force", False), "force")
         found = await self._node.retire(request.match_info["member"], force=force)
