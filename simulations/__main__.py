@@ -15,28 +15,18 @@ from pathlib import Path
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crdtmail.screen import err, flags, out, table
+from crdtmail.screen import err, out, table
 from simulations import scenarios, sometimes
 from simulations.campaign import Tally, campaign
 from simulations.config import Config
 from simulations.failure import Failure
 from simulations.planted import PLANTED
+from simulations.report import report, say
 from simulations.schedule import schedule
 from simulations.shrink import shrink
-from simulations.trace import Record
 from simulations.workers import cores, workers
 from simulations.world import Result, run
 
-FIGURES = {
-    "convergence_s": "seconds from when faults stopped until all nodes were equal",
-    "read_rounds": "times that everybody had to read again because messages got new UIDs",
-    "messages": "messages between nodes, answers included",
-    "bytes": "bytes in them, HTTP apart",
-    "redundancy": "times that each change was sent to a node that needed it (1 is the least)",
-    "quiet_bytes_per_node_and_s": "bytes a node and second when nothing happens",
-}
-"""What of a run's figures a person is told, and how."""
-LAST_RECORDS = 40
 FAILURES = Path("failures")
 
 
@@ -72,13 +62,13 @@ def _run(options: argparse.Namespace) -> int:
     config = _configured(options)
     events = schedule(options.seed, config)
     result = run(options.seed, config, events, strict=options.strict)
-    _report(result, config, len(events), whole_trace=options.trace)
+    report(result, config, len(events), whole_trace=options.trace)
     if options.picture:
         _draw(result, f"{options.scenario}, seed {options.seed}", options.picture)
     if result.violation is None:
         return 0
     failure = _failure(options.scenario, result, config, events)
-    file = FAILURES / f"{Path(options.scenario).stem}-{options.seed}.json"
+    file = FAILURES / failure.file_name
     failure.save(file)
     out.print(f"Saved as {file}.  Smaller: python -m simulations shrink {file}", markup=False)
     return 1
@@ -95,6 +85,8 @@ def _campaign(options: argparse.Namespace) -> int:
         if any(getattr(before, name) != getattr(tally, name) for name in same):
             raise ValueError(f"{options.state} is of another campaign")
         tally.seeds = max(tally.seeds, before.seeds)
+        if tally.runs:
+            out.print(f"{tally.runs:,} of {tally.seeds:,} seeds were done before.")
     stop = not options.all
     began, done_before = time.monotonic(), tally.runs
     with workers(options.jobs, options.dask) as (executor, many), _bar() as bar:
@@ -107,9 +99,33 @@ def _campaign(options: argparse.Namespace) -> int:
             if options.state:
                 tally.save(options.state)
 
-        campaign(executor, many, tally, stop=stop, progress=progress)
+        try:
+            campaign(executor, many, tally, stop=stop, progress=progress)
+        except KeyboardInterrupt:
+            _say_stopped(tally, options.state)
+            raise
     seconds = time.monotonic() - began
     return _conclude(tally, many, tally.runs - done_before, seconds)
+
+
+def _say_stopped(tally: Tally, state: Path | None) -> None:
+    then = (
+        "the same command goes on" if state else "with --state FILE, the same command would go on from there"
+    )
+    out.print(f"Stopped after {tally.runs:,} of {tally.seeds:,} seeds; {then}.")
+    _save_failures(tally)
+
+
+def _save_failures(tally: Tally) -> None:
+    """Save what failed, and say how to see it again."""
+    for failure in tally.failures[:10]:
+        file = FAILURES / failure.file_name
+        failure.save(file)
+        out.print(f"seed {failure.seed}: {failure.violation}", markup=False)
+        out.print(f"  again:   python -m simulations replay {file}", markup=False)
+        out.print(f"  smaller: python -m simulations shrink {file}", markup=False)
+    if len(tally.failures) > 10:
+        out.print(f"and {len(tally.failures) - 10} more that failed, which are not saved")
 
 
 def _conclude(tally: Tally, many: int, runs: int, seconds: float) -> int:
@@ -118,15 +134,11 @@ def _conclude(tally: Tally, many: int, runs: int, seconds: float) -> int:
         f"{tally.runs:,} seeds of {tally.scenario} from {tally.first}: {len(tally.failures)} broke a promise."
     )
     out.print(f"{rate:.1f} seeds/s in {many} workers, start-up included; {seconds:.0f} s.")
+    _save_failures(tally)
     shown = table("what happened", ">times")
     for name, times in sorted(tally.reached.items(), key=lambda pair: -pair[1]):
         shown.add_row(name, f"{times:,}")
     out.print(shown)
-    for failure in tally.failures[:10]:
-        file = FAILURES / f"{Path(failure.scenario).stem}-{failure.seed}.json"
-        failure.save(file)
-        out.print(f"seed {failure.seed}: {failure.violation}", markup=False)
-        out.print(f"  again: python -m simulations replay {file}; smaller: ... shrink {file}", markup=False)
     if tally.failures:
         return 1
     if tally.scenario == "swarm" and tally.runs >= sometimes.ENOUGH_SEEDS:
@@ -146,7 +158,7 @@ def _replay(options: argparse.Namespace) -> int:
             said = "holds" if result.violation is None else result.violation
             out.print(f"{file}: {said}", markup=False)
         else:
-            _report(result, failure.config, len(failure.events), whole_trace=options.trace)
+            report(result, failure.config, len(failure.events), whole_trace=options.trace)
         if options.picture:
             _draw(result, f"{failure.scenario}, seed {failure.seed}", options.picture)
         worst = max(worst, int(result.violation is not None))
@@ -166,7 +178,7 @@ def _shrink(options: argparse.Namespace) -> int:
 
         smaller = shrink(failure, most_runs=options.runs, progress=progress)
     result = smaller.replay()
-    _report(result, smaller.config, len(smaller.events), whole_trace=options.trace)
+    report(result, smaller.config, len(smaller.events), whole_trace=options.trace)
     out.print(f"{before} events became {len(smaller.events)}, on {len(smaller.config.nodes)} nodes:")
     for event in smaller.events:
         out.print(f"  {event.at:9.4f} s  {event.action!r}", markup=False)
@@ -184,10 +196,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from simulations.sweep import SWEEPS, draw, measure
+    from simulations.sweep import SWEEPS, draw, expect_picture, measure
 
     if options.name not in SWEEPS:
         raise ValueError(f"there is no sweep {options.name!r}; there are {', '.join(SWEEPS)}")
+    if options.to:
+        expect_picture(options.name)
     with workers(options.jobs, options.dask) as (executor, _), _bar() as bar:
         points = list(SWEEPS[options.name].points(options.quick))
         task = bar.add_task(options.name, total=len(points), rate="", failed="")
@@ -210,7 +224,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    return say(value) if isinstance(value, float) else str(value)
 
 
 def _configured(options: argparse.Namespace) -> Config:
@@ -228,41 +242,6 @@ def _failure(scenario: str, result: Result, config: Config, events: list) -> Fai
         config=config,
         events=events,
     )
-
-
-def _report(result: Result, config: Config, events: int, *, whole_trace: bool) -> None:
-    """What came of one run, for a person."""
-    if whole_trace or result.violation is not None:
-        records = result.trace if whole_trace else result.trace[-LAST_RECORDS:]
-        for record in records:
-            out.print(_line(record), markup=False)
-    faults = (
-        ", ".join(f"{name} {level}" for name, level in sorted(config.faults.items()))
-        or "none but the story's"
-    )
-    out.print(
-        f"seed {result.seed}: {len(config.nodes)} nodes, {config.topology}; {events} events; faults: {faults}"
-    )
-    out.print(f"trace {result.hash}, {result.at_s:.1f} s of simulated time", markup=False)
-    for name, said in FIGURES.items():
-        if name in result.figures:
-            out.print(f"  {result.figures[name]:12,.4g}  {said}", markup=False)
-    if config.operations == 0 and result.shown:
-        shown = table(
-            "account", "mailbox", ">UID", "message", "flags", title="What all nodes show at the end"
-        )
-        for account, mailbox, uid, id, keywords in result.shown:
-            shown.add_row(account, mailbox, str(uid), id, flags(keywords))
-        out.print(shown)
-    if result.violation is None:
-        out.print("Every promise held.")
-    else:
-        out.print(f"BROKEN: {result.violation}", markup=False, style="bold red")
-
-
-def _line(record: Record) -> str:
-    details = " ".join(map(str, record.details))
-    return f"{record.at_us / 1e6:14.6f}  {record.node:12}  {record.kind:9}  {details}"
 
 
 def _draw(result: Result, title: str, file: Path) -> None:
@@ -306,7 +285,14 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def of_scenario(made: argparse.ArgumentParser, default: str | None = None) -> None:
-        made.add_argument("scenario", metavar="SCENARIO", nargs="?" if default else None, default=default)
+        made.add_argument(
+            "scenario",
+            metavar="SCENARIO",
+            nargs="?" if default else None,
+            default=default,
+            help="one of those that `list` shows, or a file of your own (mine.py)"
+            + (f"; default: {default}" if default else ""),
+        )
         names = ", ".join(PLANTED)
         made.add_argument(
             "--planted", action="append", default=[], metavar="BUG", help=f"switch a bug on: {names}"
@@ -326,6 +312,8 @@ def _parser() -> argparse.ArgumentParser:
             "--jobs", type=int, default=cores(), metavar="J", help="processes; default: one a core"
         )
         made.add_argument("--dask", metavar="ADDRESS", help="use the workers of this Dask scheduler instead")
+
+    command("list", _list, "list the scenarios, and what happens in them")
 
     one = command("run", _run, "run one seed of a scenario, and say what came of it")
     of_one(one)

@@ -118,14 +118,22 @@ def campaign(
         while not (stop and tally.failures):
             running |= set(_submit(executor, 2 * workers - len(running), lacking, tally, stop))
             if not running:
-                return
+                break
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 tally.take(future.result())
                 progress(tally)
-    finally:
-        for future in running:
-            future.cancel()
+    except KeyboardInterrupt:
+        raise  # a future that is cancelled, and whose worker ends then, ends in an InvalidStateError
+    except BaseException:
+        _cancel(running)
+        raise
+    _cancel(running)
+
+
+def _cancel(running: set[Future[Chunk]]) -> None:
+    for future in running:
+        future.cancel()
 
 
 def _submit(

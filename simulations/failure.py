@@ -24,6 +24,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     config: Config
     events: list[Event]
 
+    @property
+    def file_name(self) -> str:
+        """Of its own for each scenario, seed and planted bug."""
+        bugs = "".join(f"-{bug}" for bug in self.config.planted)
+        return f"{Path(self.scenario).stem}-{self.seed}{bugs}.json"
+
     def replay(self, *, strict: bool = False) -> Result:
         return run(self.seed, self.config, self.events, strict=strict)
 

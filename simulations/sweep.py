@@ -37,16 +37,23 @@ def measure(
             future.result()
             progress(done)
         return [row for place in range(len(points)) for row in futures[place].result()]
-    finally:
+    except Exception:  # not at a Ctrl-C: see `campaign`
         for future in futures.values():
             future.cancel()
+        raise
+
+
+def expect_picture(name: str) -> None:
+    """Raises ValueError if there is no picture of this sweep."""
+    if SWEEPS[name].draw is None:
+        raise ValueError(f"the sweep {name!r} is a table, there is no picture of it: leave --to out")
 
 
 def draw(name: str, rows: Sequence[Row], file: Path) -> list[Path]:
     """Pictures of the rows; the files that were written.  Raises ValueError if they cannot be drawn."""
+    expect_picture(name)
     sweep = SWEEPS[name]
-    if sweep.draw is None:
-        raise ValueError(f"the sweep {name!r} is a table, there is no picture of it")
+    assert sweep.draw is not None
     try:
         return sweep.draw(rows, file)
     except ImportError as error:

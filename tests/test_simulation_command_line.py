@@ -51,7 +51,7 @@ def simulations(
 def failed(simulations: Commands) -> Path:
     """The file of a run that has failed."""
     assert simulations("run", "swarm", "--seed", str(SEED), "--planted", BUG).code == 1
-    return Path("failures") / f"swarm-{SEED}.json"
+    return Path("failures") / f"swarm-{SEED}-{BUG}.json"
 
 
 # What there is --------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_everything_that_happened_is_printed_when_it_is_asked_for(simulations: C
 def test_a_run_that_breaks_a_promise_fails_says_what_and_saves_itself(simulations: Commands) -> None:
     said = simulations("run", "swarm", "--seed", str(SEED), "--planted", BUG)
     assert (said.code, said.err) == (1, "")
-    file = Path("failures") / f"swarm-{SEED}.json"
+    file = Path("failures") / f"swarm-{SEED}-{BUG}.json"
     failure = Failure.load(file)
     assert f"BROKEN: {failure.violation}" in said.out
     assert f"python -m simulations shrink {file}" in said.out
@@ -126,7 +126,7 @@ def test_a_scenario_of_ones_own_is_run_from_its_file(simulations: Commands, tmp_
     assert simulations("run", "own/mine.py").code == 0
     said = simulations("run", str(tmp_path / "own" / "mine.py"), "--planted", "no-fsync-before-answer")
     assert said.code == 1
-    assert Failure.load(tmp_path / "failures" / "mine-1.json").config.nodes == ("a", "b")
+    assert Failure.load(tmp_path / "failures" / "mine-1-no-fsync-before-answer.json").config.nodes == ("a", "b")
 
 
 # replay ---------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_a_run_that_breaks_a_promise_is_drawn_all_the_same(simulations: Commands
     said = simulations("run", "two-servers", "--planted", "no-fsync-before-answer", "--picture", "broken")
     assert said.code == 1
     assert Path("broken.png").exists()
-    assert simulations("replay", "failures/two-servers-1.json", "--picture", "again").code == 1
+    assert simulations("replay", "failures/two-servers-1-no-fsync-before-answer.json", "--picture", "again").code == 1
     assert Path("again.png").exists()
 
 
@@ -218,7 +218,7 @@ def test_a_campaign_stops_at_a_failure_or_collects_them_all_and_says_how_to_see_
     assert (collected.code, collected.err) == (1, "")
     assert "3 seeds of two-servers from 7: 3 broke a promise." in collected.out
     for seed in (7, 8, 9):
-        file = Path("failures") / f"two-servers-{seed}.json"
+        file = Path("failures") / f"two-servers-{seed}-no-fsync-before-answer.json"
         assert f"seed {seed}: {Failure.load(file).violation}" in collected.out
         assert f"python -m simulations replay {file}" in collected.out
 
