@@ -10,18 +10,19 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crdtmail.screen import err, out, table
-from simulations import scenarios, sometimes
+from simulations import documents, scenarios, sometimes
 from simulations.campaign import Tally, campaign
 from simulations.config import Config
 from simulations.failure import Failure
 from simulations.planted import PLANTED
-from simulations.report import report, say
+from simulations.report import report, say, switched_on
 from simulations.schedule import schedule
 from simulations.shrink import shrink
 from simulations.workers import cores, workers
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     result = run(options.seed, config, events, strict=options.strict)
     report(result, config, len(events), whole_trace=options.trace)
     if options.picture:
-        _draw(result, f"{options.scenario}, seed {options.seed}", options.picture)
+        _draw(result, options.scenario, config, options.picture, part=_part(options))
     if result.violation is None:
         return 0
     failure = _failure(options.scenario, result, config, events)
@@ -160,7 +161,8 @@ def _replay(options: argparse.Namespace) -> int:
         else:
             report(result, failure.config, len(failure.events), whole_trace=options.trace)
         if options.picture:
-            _draw(result, f"{failure.scenario}, seed {failure.seed}", options.picture)
+            note = " (shrunk)" if failure.is_shrunk else ""
+            _draw(result, failure.scenario, failure.config, options.picture, note=note, part=_part(options))
         worst = max(worst, int(result.violation is not None))
     return worst
 
@@ -191,12 +193,12 @@ def _shrink(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     config = _configured(options)
     result = run(options.seed, config, schedule(options.seed, config))
-    _draw(result, f"{options.scenario}, seed {options.seed}", options.to)
+    _draw(result, options.scenario, config, options.to, part=_part(options))
     return 0 if result.violation is None else 1
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from simulations.sweep import SWEEPS, draw, expect_picture, measure
+    from simulations.sweep import SWEEPS, draw, expect_picture, measure, medians
 
     if options.name not in SWEEPS:
         raise ValueError(f"there is no sweep {options.name!r}; there are {', '.join(SWEEPS)}")
@@ -212,10 +214,51 @@ def _sweep(options: argparse.Namespace) -> int:
     for row in rows:
         shown.add_row(*map(_cell, row.values()))
     out.print(shown)
+    if middle := medians(rows):
+        shown = table(*(f">{name}" for name in middle[0]), title="Medians")
+        for row in middle:
+            shown.add_row(*map(_cell, row.values()))
+        out.print(shown)
     if options.to:
         for file in draw(options.name, rows, options.to):
             out.print(f"Drawn: {file}", markup=False)
     return 0
+
+
+def _docs(options: argparse.Namespace) -> int:
+    parts = options.parts or list(_DOCS)
+    with workers(options.jobs) as (executor, _), _bar() as bar:
+        for part in parts:
+            task = bar.add_task(part, total=len(PLANTED), rate="", failed="")
+            if part == "actions":
+                documents.write_actions()
+            elif part == "planted":
+                documents.write_planted(executor, lambda done, task=task: bar.update(task, completed=done))  # type: ignore[misc]
+            elif part == "timelines":
+                for name, drawn in documents.TIMELINES.items():
+                    config = scenarios.load(drawn.scenario).configure(drawn.seed)
+                    result = run(drawn.seed, config, schedule(drawn.seed, config))
+                    _draw(result, drawn.scenario, config, documents.PICTURES / name)
+            else:
+                _draw_sweeps(executor)
+    return 0
+
+
+_DOCS = {
+    "actions": "the table of actions",
+    "planted": "the seeds of the planted bugs, a minute or two",
+    "timelines": "the pictures of runs",
+    "sweeps": "the pictures of sweeps, long",
+}
+
+
+def _draw_sweeps(executor: Executor) -> None:
+    from simulations.sweep import SWEEPS, draw, measure
+
+    for name in documents.SWEEPS:
+        rows = measure(executor, name, list(SWEEPS[name].points(False)))
+        for file in draw(name, rows, documents.PICTURES / name):
+            out.print(f"Drawn: {file}", markup=False)
 
 
 # What they have in common ---------------------------------------------------------------------------------
@@ -244,7 +287,10 @@ def _failure(scenario: str, result: Result, config: Config, events: list) -> Fai
     )
 
 
-def _draw(result: Result, title: str, file: Path) -> None:
+def _draw(
+    result: Result, scenario: str, config: Config, file: Path, *, note: str = "", part: Part = None
+) -> None:
+    """The picture of a run; `note` says what is special about it."""
     try:
         from simulations.pictures.plot import timeline
     except ImportError as error:
@@ -252,8 +298,33 @@ def _draw(result: Result, title: str, file: Path) -> None:
     records = result.trace
     if result.violation is None:  # the probe at the end would look as if something had gone wrong
         records = records[: next((n for n, r in enumerate(records) if r.kind == "probe"), None)]
-    for written in timeline(records, title, file):
+    facts = [f"Faults: {', '.join(switched_on(config))}"] if config.faults else []
+    if config.planted:
+        facts.append(f"Planted bug: {', '.join(config.planted)}")
+    title = f"{Path(scenario).stem}, seed {result.seed}{note}"
+    if summary := _summary(scenario):
+        title += f": {summary.rstrip('.')}"
+    part_us = None if part is None else (int(part[0] * 1e6), int(part[1] * 1e6))
+    for written in timeline(records, title, file, order=config.nodes, facts=facts, part_us=part_us):
         out.print(f"Drawn: {written}", markup=False)
+
+
+Part = tuple[float, float] | None
+
+
+def _part(options: argparse.Namespace) -> Part:
+    """The part of the run that is to be drawn, in seconds."""
+    if options.begin is None and options.until is None:
+        return None
+    return options.begin or 0.0, options.until if options.until is not None else 1e9
+
+
+def _summary(scenario: str) -> str:
+    """What happens in it, if it is still there."""
+    try:
+        return scenarios.load(scenario).summary
+    except (ValueError, OSError):
+        return ""
 
 
 def _bar() -> Progress:
@@ -306,11 +377,21 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--trace", action="store_true", help="print everything that happened")
         made.add_argument("--strict", action="store_true", help="recount all after every commit (slower)")
         made.add_argument("--picture", type=Path, metavar="FILE", help="draw the run there (PNG and SVG)")
+        zoom(made)
 
-    def spread(made: argparse.ArgumentParser) -> None:
+    def zoom(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--from", dest="begin", type=float, metavar="S", help="draw the run from this second on"
+        )
+        made.add_argument("--until", type=float, metavar="S", help="draw it up to this second")
+
+    def jobs(made: argparse.ArgumentParser) -> None:
         made.add_argument(
             "--jobs", type=int, default=cores(), metavar="J", help="processes; default: one a core"
         )
+
+    def spread(made: argparse.ArgumentParser) -> None:
+        jobs(made)
         made.add_argument("--dask", metavar="ADDRESS", help="use the workers of this Dask scheduler instead")
 
     command("list", _list, "list the scenarios, and what happens in them")
@@ -341,6 +422,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = command("plot", _plot, "draw the timeline of one seed of a scenario")
     of_one(plot)
+    zoom(plot)
     plot.add_argument(
         "--to", type=Path, default=Path("run"), metavar="FILE", help="without suffix; default: run"
     )
@@ -355,6 +437,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--to", type=Path, metavar="FILE", help="draw it there (PNG and SVG)")
     sweep.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     spread(sweep)
+
+    docs = command("docs", _docs, "write anew what docs/ has from here: tables and pictures (of a checkout)")
+    said = "; ".join(f"{name}: {what}" for name, what in _DOCS.items())
+    docs.add_argument("parts", nargs="*", choices=[*_DOCS, []], metavar="PART", help=f"default: all. {said}")
+    jobs(docs)
     return parser
 
 

@@ -11,7 +11,7 @@ from simulations.config import Config
 from simulations.world import Result, run
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A seed, a configuration, the events, and which promise they break.
 
     A regression is one that was mended: replayed, it breaks nothing.
@@ -23,6 +23,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     violation: str
     config: Config
     events: list[Event]
+    is_shrunk: bool = False
+    """Whether what is not needed to break the promise was left out."""
 
     @property
     def file_name(self) -> str:

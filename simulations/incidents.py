@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 _STRANGER = ReplicaId(0xBAD)
 
 
+def _where(action: actions.AnyAction) -> str:
+    node: str = getattr(action, "node", getattr(action, "source", ""))
+    return node
+
+
 Why = str | None
 """Why an action did nothing; None if it did something, or has begun to."""
 
@@ -41,7 +46,7 @@ def apply(world: World, action: actions.AnyAction) -> None:
         why = _apply(world, action)
     finally:  # before what comes of it
         said = (type(action).__name__, actions.spelt(action), f"(did nothing: {why})" if why else "")
-        world.trace.insert(place, Record(world.now_us, "event", getattr(action, "node", ""), said))
+        world.trace.insert(place, Record(world.now_us, "event", _where(action), said))
     if why is not None:
         world.did_nothing(world.now_us, action, why)
 

@@ -303,7 +303,8 @@ class Machine:
 
     def replace_disk(self, what: str, image: Image) -> None:
         """An operator gives the node, which is down, another disk, and starts it."""
-        self.world.record("fault", self.name, f"another disk: {what}")
+        instead = {"another's": "a copy of another's"}.get(what, what) if image else "an empty one"
+        self.world.record("fault", self.name, f"disk replaced by {instead}")
         self.world.reached[f"disk replaced: {what}"] += 1
         self.world.checks.disk_gone(self, image)
         self.disk.swap(image)

@@ -126,7 +126,10 @@ def test_a_scenario_of_ones_own_is_run_from_its_file(simulations: Commands, tmp_
     assert simulations("run", "own/mine.py").code == 0
     said = simulations("run", str(tmp_path / "own" / "mine.py"), "--planted", "no-fsync-before-answer")
     assert said.code == 1
-    assert Failure.load(tmp_path / "failures" / "mine-1-no-fsync-before-answer.json").config.nodes == ("a", "b")
+    assert Failure.load(tmp_path / "failures" / "mine-1-no-fsync-before-answer.json").config.nodes == (
+        "a",
+        "b",
+    )
 
 
 # replay ---------------------------------------------------------------------------------------------------
@@ -199,7 +202,10 @@ def test_a_run_that_breaks_a_promise_is_drawn_all_the_same(simulations: Commands
     said = simulations("run", "two-servers", "--planted", "no-fsync-before-answer", "--picture", "broken")
     assert said.code == 1
     assert Path("broken.png").exists()
-    assert simulations("replay", "failures/two-servers-1-no-fsync-before-answer.json", "--picture", "again").code == 1
+    assert (
+        simulations("replay", "failures/two-servers-1-no-fsync-before-answer.json", "--picture", "again").code
+        == 1
+    )
     assert Path("again.png").exists()
 
 
