@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from simulations import scenarios
+from simulations import scenarios, sweep
 from simulations.__main__ import main
 from simulations.campaign import Tally
 from simulations.failure import Failure
@@ -298,3 +298,43 @@ def test_a_command_line_that_makes_no_sense_is_refused_with_the_usage(
         simulations(*arguments.split())
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m simulations")
+
+
+# Small things ---------------------------------------------------------------------------------------------
+
+
+def test_the_scenarios_are_listed_by_a_command_of_their_own(simulations: Commands) -> None:
+    assert simulations("list") == simulations()
+
+
+@pytest.mark.parametrize("command", ["campaign two-servers", "sweep sizes --quick"])
+def test_no_process_at_all_is_refused(command: str, simulations: Commands) -> None:
+    said = simulations(*command.split(), "--jobs", "0")
+    assert (said.code, said.err) == (2, "simulations: --jobs is 0; it takes at least one process\n")
+
+
+def test_a_sweep_without_a_picture_is_refused_before_it_is_measured(
+    simulations: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "measure", lambda *_: pytest.fail("it was measured"))
+    said = simulations("sweep", "sizes", "--to", "picture")
+    assert said.code == 2
+    assert "is a table, there is no picture of it: leave --to out" in said.err
+
+
+def test_failures_stand_before_the_table_with_whole_commands(simulations: Commands) -> None:
+    arguments = ("campaign", "two-servers", "--seeds", "1", "--jobs", "1")
+    said = simulations(*arguments, "--planted", "no-fsync-before-answer").out
+    file = "failures/two-servers-0-no-fsync-before-answer.json"
+    assert f"smaller: python -m simulations shrink {file}" in said
+    assert said.index(file) < said.index("what happened")
+
+
+def test_a_part_of_a_run_is_drawn(simulations: Commands) -> None:
+    pytest.importorskip("matplotlib")
+    said = simulations("plot", "two-servers", "--from", "3", "--until", "4.5", "--to", "part")
+    assert said.code == 0
+    assert "A part: from 3 s to 4.5 s of " in Path("part.svg").read_text()
+    said = simulations("plot", "two-servers", "--from", "900", "--to", "nothing")
+    assert said.code == 2
+    assert "there is nothing between 900 s" in said.err
