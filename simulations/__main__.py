@@ -238,9 +238,11 @@ def _docs(options: argparse.Namespace) -> int:
                 for name, drawn in documents.TIMELINES.items():
                     config = scenarios.load(drawn.scenario).configure(drawn.seed)
                     result = run(drawn.seed, config, schedule(drawn.seed, config))
-                    _draw(result, drawn.scenario, config, documents.PICTURES / name)
+                    _draw(result, drawn.scenario, config, documents.PICTURES / f"{name}.png")
             else:
                 _draw_sweeps(executor)
+    for file in documents.PICTURES.glob("*.svg"):  # the documents show the PNGs
+        file.unlink()
     return 0
 
 
