@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crdtmail.screen import err, out, table
 from simulations import documents, scenarios, sometimes
+from simulations.actions import spelt
 from simulations.campaign import Tally, campaign
 from simulations.config import Config
 from simulations.failure import Failure
@@ -183,7 +184,7 @@ def _shrink(options: argparse.Namespace) -> int:
     report(result, smaller.config, len(smaller.events), whole_trace=options.trace)
     out.print(f"{before} events became {len(smaller.events)}, on {len(smaller.config.nodes)} nodes:")
     for event in smaller.events:
-        out.print(f"  {event.at:9.4f} s  {event.action!r}", markup=False)
+        out.print(f"  {event.at:9.4f} s  {spelt(event.action)}", markup=False)
     file = options.to or options.file.with_suffix(".small.json")
     smaller.save(file)
     out.print(f"Saved as {file}.  Again: python -m simulations replay {file}", markup=False)

@@ -11,6 +11,7 @@ import pytest
 
 from simulations import scenarios, sweep
 from simulations.__main__ import main
+from simulations.actions import spelt
 from simulations.campaign import Tally
 from simulations.failure import Failure
 from tests.simulated import run_seed, swarm
@@ -164,7 +165,7 @@ def test_a_shrunk_failure_is_saved_beside_and_can_be_replayed(simulations: Comma
     large, small = Failure.load(failed), Failure.load(failed.with_suffix(".small.json"))
     nodes = len(small.config.nodes)
     assert f"{len(large.events)} events became {len(small.events)}, on {nodes} nodes:" in said.out
-    assert all(repr(event.action) in said.out for event in small.events)
+    assert all(spelt(event.action) in said.out for event in small.events)
     assert small.promise == large.promise
     assert simulations("replay", str(failed.with_suffix(".small.json"))).code == 1
 

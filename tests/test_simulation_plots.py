@@ -227,7 +227,7 @@ def test_faults_that_did_something_and_clients_that_turn_are_marked() -> None:
         ]
     )
     faults = [(note.at_us, note.node, note.name, note.text) for note in history.faults]
-    assert faults == [(1, "mx1", "slow", "mx1, 54.12"), (4, "mx2", "disk replaced by an empty one", "")]
+    assert faults == [(1, "mx1", "slow", "54.12"), (4, "mx2", "disk replaced by an empty one", "")]
     assert [(note.at_us, note.node, note.name) for note in history.failovers] == [(5, "mx2", "phone")]
     assert history.lanes[1].syncs_us == [7]  # a commit without changes is not shown
 

@@ -153,16 +153,22 @@ MARKED = {
 def _marked(records: Sequence[Record]) -> list[Note]:
     """Those of them that did something."""
     return [
-        Note(record.at_us, record.node, MARKED[record.details[0]], _brief(str(record.details[1])))
+        Note(record.at_us, record.node, MARKED[record.details[0]], _brief(record))
         for record in records
         if record.kind == "event" and record.details[0] in MARKED and not record.details[2]
     ]
 
 
-def _brief(spelt: str) -> str:
-    """What stands in the brackets of an action: `mx1, 5.2` of `Pause('mx1', 5.1983)`."""
-    inside = spelt.partition("(")[2].rstrip(")").replace("'", "")
-    return re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.4g}", inside)
+def _brief(record: Record) -> str:
+    """What stands in the brackets of an action, its node left out: `54.12` of `Slow('mx1', 54.1234567)`."""
+    inside = str(record.details[1]).partition("(")[2].rstrip(")").replace("'", "")
+    rounded = re.sub(r"\d+\.\d+", _rounded, inside)
+    return rounded.removeprefix(record.node).removeprefix(", ")
+
+
+def _rounded(number: re.Match[str]) -> str:
+    value = float(number[0])
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _equal_us(steps: Sequence[Step], calm_us: int | None) -> int | None:

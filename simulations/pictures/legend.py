@@ -50,7 +50,7 @@ def choose_legend(history: History, plan: Plan) -> list[list[tuple[Sample, str]]
         ("exchange" in kinds, _arrow(marks.EXCHANGE), "exchange: “what do I lack?”"),
         ("answer" in kinds, _arrow(marks.ANSWER), "answer to a push or an exchange"),
         (bool(kinds - set(marks.MESSAGE_COLOURS)), _arrow(marks.OTHER), "snapshot: the mailboxes themselves"),
-        (any(not m.arrivals_us and not m.is_refused for m in messages), _lost, "message that got lost"),
+        (any(not m.arrivals_us and not m.is_refused for m in messages), _lost, "message that never arrived"),
         (
             any(not m.arrivals_us and m.is_refused for m in messages),
             _refused,
