@@ -157,7 +157,7 @@ class PutScript(Action, frozen=True):
 
 
 class Crash(Action, frozen=True):
-    """A node dies: at once, or at the next boundary of its effects that has this name.
+    """A node dies: `now`, or at the next boundary of its effects that has this name.
 
     `before persist`, `in persist` (what of the commit reached the disk is chance), `after persist` (nobody
     was told yet), `before send`, `in recovery` (the next time that it starts).

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from simulations import actions
 from simulations.campaign import Chunk, run_chunk
 from simulations.planted import PLANTED
+from simulations.story import CHOICES
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = DOCS / "pictures"
@@ -40,11 +41,15 @@ SWEEPS = ("convergence", "redundancy", "renumberings", "scaling")
 
 
 def actions_table() -> str:
-    """All actions with their fields, and the first sentence of what each says of itself."""
+    """All actions with their fields, what each says of itself, and what a field can be if that is not all."""
     rows = []
     for action in actions.AnyAction.__args__:
-        said = " ".join((action.__doc__ or "").split("\n\n")[0].split())
-        rows.append(f"| `{actions.signature(action)}` | {said} |\n")
+        said = " ".join((action.__doc__ or "").split())
+        field, choices = CHOICES.get(action, ("", ()))
+        if not all(f"`{choice}`" in said for choice in choices):
+            said += f" `{field}`: {', '.join(f'`{choice}`' for choice in choices)}."
+        spelt = actions.signature(action).replace("|", r"\|")  # which would end the cell
+        rows.append(f"| `{spelt}` | {said} |\n")
     return ACTIONS_HEADER + "".join(rows)
 
 

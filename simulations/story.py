@@ -63,7 +63,7 @@ def _check_types(event: Any) -> None:
             ) from error
 
 
-_CHOICES: dict[type[actions.Action], tuple[str, Collection[object]]] = {
+CHOICES: dict[type[actions.Action], tuple[str, Collection[object]]] = {
     actions.Crash: ("when", BOUNDARIES),
     actions.FailDisk: ("how", DISK_FAILURES),
     actions.DamageRecord: ("table", Table.__members__),
@@ -85,8 +85,8 @@ def _check_names(where: str, action: Any, config: Config, connected: set[str]) -
         raise ValueError(
             f"{where} is of the account {action.account!r}; there are {', '.join(config.accounts)}"
         )
-    if type(action) in _CHOICES:
-        field, choices = _CHOICES[type(action)]
+    if type(action) in CHOICES:
+        field, choices = CHOICES[type(action)]
         value = getattr(action, field)
         if value not in choices:
             raise ValueError(f"{where}: {field} is {value!r}; it can be {', '.join(map(str, choices))}")
