@@ -10,33 +10,25 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crdtmail.screen import err, flags, out, table
-from simulations import scenarios, sometimes
+from crdtmail.screen import err, out, table
+from simulations import documents, scenarios, sometimes
+from simulations.actions import spelt
 from simulations.campaign import Tally, campaign
 from simulations.config import Config
 from simulations.failure import Failure
 from simulations.planted import PLANTED
+from simulations.report import report, say, switched_on
 from simulations.schedule import schedule
 from simulations.shrink import shrink
-from simulations.trace import Record
 from simulations.workers import cores, workers
 from simulations.world import Result, run
 
-FIGURES = {
-    "convergence_s": "seconds from when faults stopped until all nodes were equal",
-    "read_rounds": "times that everybody had to read again because messages got new UIDs",
-    "messages": "messages between nodes, answers included",
-    "bytes": "bytes in them, HTTP apart",
-    "redundancy": "times that each change was sent to a node that needed it (1 is the least)",
-    "quiet_bytes_per_node_and_s": "bytes a node and second when nothing happens",
-}
-"""What of a run's figures a person is told, and how."""
-LAST_RECORDS = 40
 FAILURES = Path("failures")
 
 
@@ -72,13 +64,13 @@ def _run(options: argparse.Namespace) -> int:
     config = _configured(options)
     events = schedule(options.seed, config)
     result = run(options.seed, config, events, strict=options.strict)
-    _report(result, config, len(events), whole_trace=options.trace)
+    report(result, config, len(events), whole_trace=options.trace)
     if options.picture:
-        _draw(result, f"{options.scenario}, seed {options.seed}", options.picture)
+        _draw(result, options.scenario, config, options.picture, part=_part(options))
     if result.violation is None:
         return 0
     failure = _failure(options.scenario, result, config, events)
-    file = FAILURES / f"{Path(options.scenario).stem}-{options.seed}.json"
+    file = FAILURES / failure.file_name
     failure.save(file)
     out.print(f"Saved as {file}.  Smaller: python -m simulations shrink {file}", markup=False)
     return 1
@@ -95,6 +87,8 @@ def _campaign(options: argparse.Namespace) -> int:
         if any(getattr(before, name) != getattr(tally, name) for name in same):
             raise ValueError(f"{options.state} is of another campaign")
         tally.seeds = max(tally.seeds, before.seeds)
+        if tally.runs:
+            out.print(f"{tally.runs:,} of {tally.seeds:,} seeds were done before.")
     stop = not options.all
     began, done_before = time.monotonic(), tally.runs
     with workers(options.jobs, options.dask) as (executor, many), _bar() as bar:
@@ -107,9 +101,33 @@ def _campaign(options: argparse.Namespace) -> int:
             if options.state:
                 tally.save(options.state)
 
-        campaign(executor, many, tally, stop=stop, progress=progress)
+        try:
+            campaign(executor, many, tally, stop=stop, progress=progress)
+        except KeyboardInterrupt:
+            _say_stopped(tally, options.state)
+            raise
     seconds = time.monotonic() - began
     return _conclude(tally, many, tally.runs - done_before, seconds)
+
+
+def _say_stopped(tally: Tally, state: Path | None) -> None:
+    then = (
+        "the same command goes on" if state else "with --state FILE, the same command would go on from there"
+    )
+    out.print(f"Stopped after {tally.runs:,} of {tally.seeds:,} seeds; {then}.")
+    _save_failures(tally)
+
+
+def _save_failures(tally: Tally) -> None:
+    """Save what failed, and say how to see it again."""
+    for failure in tally.failures[:10]:
+        file = FAILURES / failure.file_name
+        failure.save(file)
+        out.print(f"seed {failure.seed}: {failure.violation}", markup=False)
+        out.print(f"  again:   python -m simulations replay {file}", markup=False)
+        out.print(f"  smaller: python -m simulations shrink {file}", markup=False)
+    if len(tally.failures) > 10:
+        out.print(f"and {len(tally.failures) - 10} more that failed, which are not saved")
 
 
 def _conclude(tally: Tally, many: int, runs: int, seconds: float) -> int:
@@ -118,15 +136,11 @@ def _conclude(tally: Tally, many: int, runs: int, seconds: float) -> int:
         f"{tally.runs:,} seeds of {tally.scenario} from {tally.first}: {len(tally.failures)} broke a promise."
     )
     out.print(f"{rate:.1f} seeds/s in {many} workers, start-up included; {seconds:.0f} s.")
+    _save_failures(tally)
     shown = table("what happened", ">times")
     for name, times in sorted(tally.reached.items(), key=lambda pair: -pair[1]):
         shown.add_row(name, f"{times:,}")
     out.print(shown)
-    for failure in tally.failures[:10]:
-        file = FAILURES / f"{Path(failure.scenario).stem}-{failure.seed}.json"
-        failure.save(file)
-        out.print(f"seed {failure.seed}: {failure.violation}", markup=False)
-        out.print(f"  again: python -m simulations replay {file}; smaller: ... shrink {file}", markup=False)
     if tally.failures:
         return 1
     if tally.scenario == "swarm" and tally.runs >= sometimes.ENOUGH_SEEDS:
@@ -146,9 +160,10 @@ def _replay(options: argparse.Namespace) -> int:
             said = "holds" if result.violation is None else result.violation
             out.print(f"{file}: {said}", markup=False)
         else:
-            _report(result, failure.config, len(failure.events), whole_trace=options.trace)
+            report(result, failure.config, len(failure.events), whole_trace=options.trace)
         if options.picture:
-            _draw(result, f"{failure.scenario}, seed {failure.seed}", options.picture)
+            note = " (shrunk)" if failure.is_shrunk else ""
+            _draw(result, failure.scenario, failure.config, options.picture, note=note, part=_part(options))
         worst = max(worst, int(result.violation is not None))
     return worst
 
@@ -166,10 +181,10 @@ def _shrink(options: argparse.Namespace) -> int:
 
         smaller = shrink(failure, most_runs=options.runs, progress=progress)
     result = smaller.replay()
-    _report(result, smaller.config, len(smaller.events), whole_trace=options.trace)
+    report(result, smaller.config, len(smaller.events), whole_trace=options.trace)
     out.print(f"{before} events became {len(smaller.events)}, on {len(smaller.config.nodes)} nodes:")
     for event in smaller.events:
-        out.print(f"  {event.at:9.4f} s  {event.action!r}", markup=False)
+        out.print(f"  {event.at:9.4f} s  {spelt(event.action)}", markup=False)
     file = options.to or options.file.with_suffix(".small.json")
     smaller.save(file)
     out.print(f"Saved as {file}.  Again: python -m simulations replay {file}", markup=False)
@@ -179,15 +194,17 @@ def _shrink(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     config = _configured(options)
     result = run(options.seed, config, schedule(options.seed, config))
-    _draw(result, f"{options.scenario}, seed {options.seed}", options.to)
+    _draw(result, options.scenario, config, options.to, part=_part(options))
     return 0 if result.violation is None else 1
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from simulations.sweep import SWEEPS, draw, measure
+    from simulations.sweep import SWEEPS, draw, expect_picture, measure, medians
 
     if options.name not in SWEEPS:
         raise ValueError(f"there is no sweep {options.name!r}; there are {', '.join(SWEEPS)}")
+    if options.to:
+        expect_picture(options.name)
     with workers(options.jobs, options.dask) as (executor, _), _bar() as bar:
         points = list(SWEEPS[options.name].points(options.quick))
         task = bar.add_task(options.name, total=len(points), rate="", failed="")
@@ -198,10 +215,53 @@ def _sweep(options: argparse.Namespace) -> int:
     for row in rows:
         shown.add_row(*map(_cell, row.values()))
     out.print(shown)
+    if middle := medians(rows):
+        shown = table(*(f">{name}" for name in middle[0]), title="Medians")
+        for row in middle:
+            shown.add_row(*map(_cell, row.values()))
+        out.print(shown)
     if options.to:
         for file in draw(options.name, rows, options.to):
             out.print(f"Drawn: {file}", markup=False)
     return 0
+
+
+def _docs(options: argparse.Namespace) -> int:
+    parts = options.parts or list(_DOCS)
+    with workers(options.jobs) as (executor, _), _bar() as bar:
+        for part in parts:
+            task = bar.add_task(part, total=len(PLANTED), rate="", failed="")
+            if part == "actions":
+                documents.write_actions()
+            elif part == "planted":
+                documents.write_planted(executor, lambda done, task=task: bar.update(task, completed=done))  # type: ignore[misc]
+            elif part == "timelines":
+                for name, drawn in documents.TIMELINES.items():
+                    config = scenarios.load(drawn.scenario).configure(drawn.seed)
+                    result = run(drawn.seed, config, schedule(drawn.seed, config))
+                    _draw(result, drawn.scenario, config, documents.PICTURES / f"{name}.png")
+            else:
+                _draw_sweeps(executor)
+    for file in documents.PICTURES.glob("*.svg"):  # the documents show the PNGs
+        file.unlink()
+    return 0
+
+
+_DOCS = {
+    "actions": "the table of actions",
+    "planted": "the seeds of the planted bugs, a minute or two",
+    "timelines": "the pictures of runs",
+    "sweeps": "the pictures of sweeps, long",
+}
+
+
+def _draw_sweeps(executor: Executor) -> None:
+    from simulations.sweep import SWEEPS, draw, measure
+
+    for name in documents.SWEEPS:
+        rows = measure(executor, name, list(SWEEPS[name].points(False)))
+        for file in draw(name, rows, documents.PICTURES / name):
+            out.print(f"Drawn: {file}", markup=False)
 
 
 # What they have in common ---------------------------------------------------------------------------------
@@ -210,7 +270,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+    return say(value) if isinstance(value, float) else str(value)
 
 
 def _configured(options: argparse.Namespace) -> Config:
@@ -230,42 +290,10 @@ def _failure(scenario: str, result: Result, config: Config, events: list) -> Fai
     )
 
 
-def _report(result: Result, config: Config, events: int, *, whole_trace: bool) -> None:
-    """What came of one run, for a person."""
-    if whole_trace or result.violation is not None:
-        records = result.trace if whole_trace else result.trace[-LAST_RECORDS:]
-        for record in records:
-            out.print(_line(record), markup=False)
-    faults = (
-        ", ".join(f"{name} {level}" for name, level in sorted(config.faults.items()))
-        or "none but the story's"
-    )
-    out.print(
-        f"seed {result.seed}: {len(config.nodes)} nodes, {config.topology}; {events} events; faults: {faults}"
-    )
-    out.print(f"trace {result.hash}, {result.at_s:.1f} s of simulated time", markup=False)
-    for name, said in FIGURES.items():
-        if name in result.figures:
-            out.print(f"  {result.figures[name]:12,.4g}  {said}", markup=False)
-    if config.operations == 0 and result.shown:
-        shown = table(
-            "account", "mailbox", ">UID", "message", "flags", title="What all nodes show at the end"
-        )
-        for account, mailbox, uid, id, keywords in result.shown:
-            shown.add_row(account, mailbox, str(uid), id, flags(keywords))
-        out.print(shown)
-    if result.violation is None:
-        out.print("Every promise held.")
-    else:
-        out.print(f"BROKEN: {result.violation}", markup=False, style="bold red")
-
-
-def _line(record: Record) -> str:
-    details = " ".join(map(str, record.details))
-    return f"{record.at_us / 1e6:14.6f}  {record.node:12}  {record.kind:9}  {details}"
-
-
-def _draw(result: Result, title: str, file: Path) -> None:
+def _draw(
+    result: Result, scenario: str, config: Config, file: Path, *, note: str = "", part: Part = None
+) -> None:
+    """The picture of a run; `note` says what is special about it."""
     try:
         from simulations.pictures.plot import timeline
     except ImportError as error:
@@ -273,8 +301,33 @@ def _draw(result: Result, title: str, file: Path) -> None:
     records = result.trace
     if result.violation is None:  # the probe at the end would look as if something had gone wrong
         records = records[: next((n for n, r in enumerate(records) if r.kind == "probe"), None)]
-    for written in timeline(records, title, file):
+    facts = [f"Faults: {', '.join(switched_on(config))}"] if config.faults else []
+    if config.planted:
+        facts.append(f"Planted bug: {', '.join(config.planted)}")
+    title = f"{Path(scenario).stem}, seed {result.seed}{note}"
+    if summary := _summary(scenario):
+        title += f": {summary.rstrip('.')}"
+    part_us = None if part is None else (int(part[0] * 1e6), int(part[1] * 1e6))
+    for written in timeline(records, title, file, order=config.nodes, facts=facts, part_us=part_us):
         out.print(f"Drawn: {written}", markup=False)
+
+
+Part = tuple[float, float] | None
+
+
+def _part(options: argparse.Namespace) -> Part:
+    """The part of the run that is to be drawn, in seconds."""
+    if options.begin is None and options.until is None:
+        return None
+    return options.begin or 0.0, options.until if options.until is not None else 1e9
+
+
+def _summary(scenario: str) -> str:
+    """What happens in it, if it is still there."""
+    try:
+        return scenarios.load(scenario).summary
+    except (ValueError, OSError):
+        return ""
 
 
 def _bar() -> Progress:
@@ -306,7 +359,14 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def of_scenario(made: argparse.ArgumentParser, default: str | None = None) -> None:
-        made.add_argument("scenario", metavar="SCENARIO", nargs="?" if default else None, default=default)
+        made.add_argument(
+            "scenario",
+            metavar="SCENARIO",
+            nargs="?" if default else None,
+            default=default,
+            help="one of those that `list` shows, or a file of your own (mine.py)"
+            + (f"; default: {default}" if default else ""),
+        )
         names = ", ".join(PLANTED)
         made.add_argument(
             "--planted", action="append", default=[], metavar="BUG", help=f"switch a bug on: {names}"
@@ -320,12 +380,24 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--trace", action="store_true", help="print everything that happened")
         made.add_argument("--strict", action="store_true", help="recount all after every commit (slower)")
         made.add_argument("--picture", type=Path, metavar="FILE", help="draw the run there (PNG and SVG)")
+        zoom(made)
 
-    def spread(made: argparse.ArgumentParser) -> None:
+    def zoom(made: argparse.ArgumentParser) -> None:
+        made.add_argument(
+            "--from", dest="begin", type=float, metavar="S", help="draw the run from this second on"
+        )
+        made.add_argument("--until", type=float, metavar="S", help="draw it up to this second")
+
+    def jobs(made: argparse.ArgumentParser) -> None:
         made.add_argument(
             "--jobs", type=int, default=cores(), metavar="J", help="processes; default: one a core"
         )
+
+    def spread(made: argparse.ArgumentParser) -> None:
+        jobs(made)
         made.add_argument("--dask", metavar="ADDRESS", help="use the workers of this Dask scheduler instead")
+
+    command("list", _list, "list the scenarios, and what happens in them")
 
     one = command("run", _run, "run one seed of a scenario, and say what came of it")
     of_one(one)
@@ -353,6 +425,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plot = command("plot", _plot, "draw the timeline of one seed of a scenario")
     of_one(plot)
+    zoom(plot)
     plot.add_argument(
         "--to", type=Path, default=Path("run"), metavar="FILE", help="without suffix; default: run"
     )
@@ -367,6 +440,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--to", type=Path, metavar="FILE", help="draw it there (PNG and SVG)")
     sweep.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
     spread(sweep)
+
+    docs = command("docs", _docs, "write anew what docs/ has from here: tables and pictures (of a checkout)")
+    said = "; ".join(f"{name}: {what}" for name, what in _DOCS.items())
+    docs.add_argument("parts", nargs="*", choices=[*_DOCS, []], metavar="PART", help=f"default: all. {said}")
+    jobs(docs)
     return parser
 
 

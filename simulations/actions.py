@@ -8,6 +8,7 @@ schedule is a schedule.  What the actions do is the world's business.
 from __future__ import annotations
 
 import msgspec
+from msgspec import structs
 
 
 class Action(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -113,18 +114,24 @@ class Copy(Action, frozen=True):
 
 
 class CreateMailbox(Action, frozen=True):
+    """A client makes a mailbox, perhaps with a role (`archive`, `sent` and the like)."""
+
     client: str
     name: str
     role: str | None = None
 
 
 class RenameMailbox(Action, frozen=True):
+    """A client renames a mailbox, and those below it."""
+
     client: str
     name: str
     to: str
 
 
 class DeleteMailbox(Action, frozen=True):
+    """A client deletes a mailbox with all that it shows."""
+
     client: str
     name: str
 
@@ -150,7 +157,7 @@ class PutScript(Action, frozen=True):
 
 
 class Crash(Action, frozen=True):
-    """A node dies: at once, or at the next boundary of its effects that has this name.
+    """A node dies: `now`, or at the next boundary of its effects that has this name.
 
     `before persist`, `in persist` (what of the commit reached the disk is chance), `after persist` (nobody
     was told yet), `before send`, `in recovery` (the next time that it starts).
@@ -281,7 +288,10 @@ class Isolate(Action, frozen=True):
 
 
 class Heal(Action, frozen=True):
-    """Every cut is undone."""
+    """Every cut is undone; with nodes, only what is cut between these and those, while others last."""
+
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 class Clog(Action, frozen=True):
@@ -371,3 +381,22 @@ class Event(msgspec.Struct, frozen=True):
 
     at: float
     action: AnyAction
+
+
+def spelt(action: Action) -> str:
+    """An action as one would write it into a story, what it leaves at its default left out."""
+    said = []
+    for field in structs.fields(action):
+        value = getattr(action, field.name)
+        if value != field.default:
+            said.append(repr(value) if field.required else f"{field.name}={value!r}")
+    return f"{type(action).__name__}({', '.join(said)})"
+
+
+def signature(action: type[Action]) -> str:
+    """The fields of an action in their order, with their types and defaults."""
+    said = []
+    for field in structs.fields(action):
+        kind = action.__annotations__[field.name]
+        said.append(f"{field.name}: {kind}" + ("" if field.required else f" = {field.default!r}"))
+    return f"{action.__name__}({', '.join(said)})"

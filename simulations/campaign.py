@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 from pathlib import Path
@@ -113,23 +113,38 @@ def campaign(
 ) -> None:
     """Run what the tally lacks, and add it up there; `progress` is called after each chunk."""
     lacking = tally.lacks()
-    running: set[Future[Chunk]] = set()
+    running: dict[Future[Chunk], int] = {}
     try:
-        while not (stop and tally.failures):
-            running |= set(_submit(executor, 2 * workers - len(running), lacking, tally, stop))
-            if not running:
-                return
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+        while True:
+            # After a failure only the seeds before it are waited for: it is to be the first.
+            failed = tally.failures[0].seed if stop and tally.failures else None
+            if failed is None:
+                running |= _submit(executor, 2 * workers - len(running), lacking, tally, stop)
+            awaited = [future for future, first in running.items() if failed is None or first < failed]
+            if not awaited:
+                break
+            for future in wait(awaited, return_when=FIRST_COMPLETED).done:
+                del running[future]
                 tally.take(future.result())
                 progress(tally)
-    finally:
-        for future in running:
-            future.cancel()
+    except KeyboardInterrupt:
+        raise  # a future that is cancelled, and whose worker ends then, ends in an InvalidStateError
+    except BaseException:
+        _cancel(running)
+        raise
+    _cancel(running)
+
+
+def _cancel(running: Iterable[Future[Chunk]]) -> None:
+    for future in running:
+        future.cancel()
 
 
 def _submit(
     executor: Executor, many: int, lacking: Iterator[tuple[int, int]], tally: Tally, stop: bool
-) -> Iterator[Future[Chunk]]:
-    for first, seeds in islice(lacking, many):
-        yield executor.submit(run_chunk, tally.scenario, first, seeds, tally.planted, stop)
+) -> dict[Future[Chunk], int]:
+    """Futures of chunks, with the first seed of each."""
+    return {
+        executor.submit(run_chunk, tally.scenario, first, seeds, tally.planted, stop): first
+        for first, seeds in islice(lacking, many)
+    }

@@ -71,7 +71,7 @@ class Checks:
         """A commit of this node has reached its disk; those who wait for `touched` accounts are woken."""
         changed = {note.account for note in notes if isinstance(note, Made | Received)}
         asleep = sorted(changed - touched)
-        expect(not asleep, "who waits for a change is woken", f"{machine.name}: {asleep}")
+        expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
         world = self.world
         self.ledger.enter(machine.replica.id, notes)
         received = [note.dot for note in notes if isinstance(note, Received)]
@@ -83,6 +83,7 @@ class Checks:
         expect(
             digest == head.digest,
             "equal clocks mean equal digests",
+            "{} and {} have seen the same, {}, and hold different mailboxes",
             machine.name,
             first,
             head.clock,
@@ -120,7 +121,8 @@ class Checks:
         now = {id: (its.name, its.role, its.is_subscribed, its.annotations) for id, its in listed.items()}
         before, then = self._lists.get((machine.replica.id, account), (0, {}))
         news = modseq > before if now != then else modseq >= before
-        expect(news, "a list that changed has a higher modseq", machine.name, account, before, modseq)
+        promise, seen = "a list that changed has a higher modseq", "{}, {}: the list changed at {}, now at {}"
+        expect(news, promise, seen, machine.name, account, before, modseq)
         self._lists[machine.replica.id, account] = modseq, now
 
     def any_retired(self) -> bool:
@@ -145,7 +147,7 @@ class Checks:
     def _expect_durable(self, machine: Machine, dots: list[Dot]) -> None:
         clock = machine.disk.durable_clock()
         for dot in dots:
-            expect(clock.covers(dot), "what was answered is on the disk", machine.name, dot)
+            expect(clock.covers(dot), "what was answered is on the disk", "{} lacks {}", machine.name, dot)
 
     def answered(self, machine: Machine, written: Written, what: str) -> None:
         """A client was told that its write is done."""
@@ -153,9 +155,17 @@ class Checks:
         if written.dot is None:
             return
         clock = machine.disk.durable_clock()
-        expect(clock.covers(written.dot), "an answered write is durable", machine.name, written.dot)
-        expect(written.clock.covers(written.dot), "a token covers the write that it is for", written)
-        expect(clock.includes(written.clock), "a token covers what is durable", f"{machine.name}")
+        expect(
+            clock.covers(written.dot),
+            "an answered write is durable",
+            "{} lacks {}",
+            machine.name,
+            written.dot,
+        )
+        promise, seen = "a token covers the write that it is for", "{} does not cover {}"
+        expect(written.clock.covers(written.dot), promise, seen, written.clock, written.dot)
+        promise, seen = "a token covers what is durable", "{} gave the token {} and has {}"
+        expect(clock.includes(written.clock), promise, seen, machine.name, written.clock, clock)
         self._answered[written.dot] = what
         self.world.wrote()
 
@@ -167,7 +177,11 @@ class Checks:
         expect(
             holding + gone >= count,
             "an acknowledgement counts disks",
-            f"{count} were claimed, {holding} hold it",
+            "{} said that {} others have {}; {} have it",
+            machine.name,
+            count,
+            dot,
+            holding,
         )
         if count:
             self.world.reached["acknowledged by another node"] += 1
@@ -175,18 +189,26 @@ class Checks:
     def told_clock(self, machine: Machine, clock: Clock) -> None:
         """This node tells another that it has so much."""
         own = machine.disk.durable_clock()
-        expect(own.includes(clock), "nothing is told that is not durable", machine.name, clock, own)
+        expect(
+            own.includes(clock),
+            "nothing is told that is not durable",
+            "{} told {}, and has {}",
+            machine.name,
+            clock,
+            own,
+        )
 
     def told_deltas(self, machine: Machine, dots: list[Dot]) -> None:
         """This node sends these deltas, in this order."""
         own = machine.disk.durable_clock()
         for dot in dots:
-            expect(own.covers(dot), "nothing is sent that is not durable", machine.name, dot)
+            expect(own.covers(dot), "nothing is sent that is not durable", "{} sent {}", machine.name, dot)
 
     def talked(self, machine: Machine, address: str) -> None:
         """This node has had a conversation with a peer."""
         session = machine.gossip.peers.sessions[address]
-        expect(not session.diverged, "no sound node is called damaged", machine.name, address)
+        promise, seen = "no sound node is called damaged", "{} says so of {}"
+        expect(not session.diverged, promise, seen, machine.name, address)
         expect(
             machine.gossip.renewed <= machine.retired,
             "no sound node takes its writes for lost",
@@ -238,9 +260,11 @@ class Checks:
         known = readers.shown.get(uid)
         if known is not None:
             same = known == id
-            expect(same, "a shown UID never changes its meaning", where, uid, known, id)
+            promise, seen = "a shown UID never changes its meaning", "{}: UID {} was {}, and is {}"
+            expect(same, promise, seen, where, uid, known, id)
         else:
-            expect(uid > highest, "a new UID is above all that were shown", where, uid, highest)
+            promise, seen = "a new UID is above all that were shown", "{}: UID {} after {} was shown"
+            expect(uid > highest, promise, seen, where, uid, highest)
             readers.shown[uid] = id
             readers.highest = max(readers.highest, uid)
 
@@ -286,7 +310,8 @@ class Checks:
 
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
         lacking = token.without(clock)
-        expect(not lacking, "a client with a token never reads older state", machine.name, lacking)
+        promise, seen = "a client with a token never reads older state", "{} was read without {}"
+        expect(not lacking, promise, seen, machine.name, lacking)
 
     def _content(
         self, where: str, account: Account, mailbox: MailboxId, clock: Clock, found: list[MessageView]
@@ -383,11 +408,15 @@ class Checks:
             expect(
                 head.clock == heads[0].clock,
                 "all nodes come to have everything",
-                f"{machine.name}: {head.clock}",
+                "{} has {}, {} has {}",
+                machine.name,
+                head.clock,
+                machines[0].name,
+                heads[0].clock,
             )
             for dot in self._answered:
                 kept = head.clock.covers(dot) or self._is_lost(dot)
-                expect(kept, "no answered write is lost", f"{dot} is not on {machine.name}")
+                expect(kept, "no answered write is lost", "{} is not on {}", dot, machine.name)
         for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
             self.recount(machine)
         for machine in machines:
@@ -398,7 +427,7 @@ class Checks:
                     expect(
                         above,
                         "a UID is never given twice",
-                        f"{machine.name}: {box.uid_next}, {readers.highest}",
+                        f"{machine.name}: the next is {box.uid_next}, and {readers.highest} was shown",
                     )
         self.agree(machines)
 
@@ -412,9 +441,10 @@ class Checks:
             expect(
                 same == (head.digest == heads[0].digest),
                 "digests are equal exactly when views are",
-                f"{first.name} and {machine.name}",
+                f"{first.name} and {machine.name} show {'the same' if same else 'different things'}",
             )
-            expect(same, "all nodes show the same, UIDs included", f"{first.name} and {machine.name}")
+            promise = "all nodes show the same, UIDs included"
+            expect(same, promise, f"{first.name} and {machine.name} do not")
 
     def _everything(self, machine: Machine, clock: Clock) -> list[object]:
         """All that clients can see on a node.  One node's is held against the reference; the others' must be
@@ -468,8 +498,9 @@ def _clock_of(image: Image) -> Clock:
         return Tables(snapshot).head().clock
 
 
-def _said(found: Iterable[MessageView]) -> list[str]:
-    return [f"{message.uid}: {message.id} {sorted(message.keywords)}" for message in found]
+def _said(found: Iterable[MessageView]) -> str:
+    said = [f"{message.uid} {message.id} [{' '.join(sorted(message.keywords))}]" for message in found]
+    return ", ".join(said) or "nothing"
 
 
 def _difference(wanted: Mapping[str, frozenset[str]], shown: Mapping[str, frozenset[str]]) -> str:
@@ -480,5 +511,6 @@ def _difference(wanted: Mapping[str, frozenset[str]], shown: Mapping[str, frozen
         elif id not in wanted:
             said.append(f"{id} should not be there")
         elif wanted[id] != shown[id]:
-            said.append(f"{id} shows {sorted(shown[id])} instead of {sorted(wanted[id])}")
+            has, ought = (" ".join(sorted(keywords)) for keywords in (shown[id], wanted[id]))
+            said.append(f"{id} shows [{has}] instead of [{ought}]")
     return "; ".join(said)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail import service, views
 from crdtmail.crdt.clock import Clock, ReplicaId
@@ -93,7 +93,13 @@ def mail(id: str, keywords: Iterable[str] = ()) -> IncomingMessage:
 # Reading ------------------------------------------------------------------------------------------------
 
 
-def look(machine: Machine, client: Client, name: str) -> Steps[None]:
+class Nothing(NamedTuple):
+    """A command that did nothing, and why."""
+
+    why: str
+
+
+def look(machine: Machine, client: Client, name: str) -> Steps[Looked]:
     """Read a mailbox, not older than the client's token."""
     account, replica, token = client.account, machine.replica, client.token
     yield from service.wait_for_clock(machine.gossip, token, TOKEN_WAIT_S)
@@ -103,6 +109,7 @@ def look(machine: Machine, client: Client, name: str) -> Steps[None]:
     client.token = client.token.join(looked.clock)
     shown = {int(message.uid): message for message in looked.messages}
     client.view = View(mailbox, replica.id, looked.record.number, shown, looked.position)
+    return looked
 
 
 def _look(tables: Tables, box: Mailbox) -> Looked:
@@ -114,14 +121,14 @@ def _look(tables: Tables, box: Mailbox) -> Looked:
     return Looked(tables.head().clock, box, found, views.position_now(box))
 
 
-def follow(machine: Machine, client: Client) -> Steps[None]:
+def follow(machine: Machine, client: Client) -> Steps[Looked | Nothing]:
     """Bring the client's copy up to date by changes alone, a few at a time, and hold it against all there is.
 
     Positions are the node's own, so a copy that was read elsewhere cannot be followed here.
     """
     view = client.view
     if view is None or view.replica != machine.replica.id:
-        return
+        return Nothing("it has read no mailbox here whose changes it could follow")
     account, mailbox, copy, more = client.account, view.mailbox, dict(view.messages), True
     position, pages = view.position, 0
     yield from service.wait_for_clock(machine.gossip, client.token, TOKEN_WAIT_S)
@@ -142,8 +149,10 @@ def follow(machine: Machine, client: Client) -> Steps[None]:
         copy |= {int(message.uid): message for message in page.changed}
         position, more = page.position, page.has_more
     copy = dict(sorted(copy.items()))
+    assert isinstance(looked, Looked)
     machine.world.checks.followed(machine, account, mailbox, looked, copy)
     client.view = View(mailbox, view.replica, view.number, copy, position)
+    return looked
 
 
 def list_mailboxes(machine: Machine, client: Client) -> Steps[None]:
@@ -184,7 +193,10 @@ def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
             expect(
                 told == {id: uid for uid, id in shown.items() if id in told} and len(told) == len(added),
                 "the UIDs that are told are those that are shown",
-                f"{machine.name}: {told}, {shown}",
+                "{} told {}, and shows {}",
+                machine.name,
+                told,
+                shown,
             )
 
     disks_lost = world.disks_lost
@@ -266,7 +278,7 @@ def _mailbox_named(machine: Machine, account: Account, name: str) -> Steps[Mailb
             yield from _create(machine, account, name, None)
 
 
-def act(machine: Machine, client: Client, action: Any) -> Steps[None]:
+def act(machine: Machine, client: Client, action: Any) -> Steps[Nothing | None]:
     """What a client changes; afterwards it carries the token of its change."""
     account = client.account
     match action:
@@ -283,6 +295,7 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[None]:
         case _:
             written = yield from _change_messages(machine, client, action)
     client.token = client.token.join(written.clock)
+    return Nothing("there was nothing to change") if written.dot is None else None
 
 
 def _create(machine: Machine, account: Account, name: str, role: str | None) -> Steps[Written]:

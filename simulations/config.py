@@ -47,6 +47,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """Bugs that are switched on, by name (`simulations/planted.py`): the simulator must find them."""
 
 
+TOPOLOGIES = ("mesh", "chain", "ring", "star", "one way", "hubs N (1 or more)", "random N (2 or more)")
+
+
 def links(config: Config) -> dict[str, tuple[str, ...]]:
     """Whom each node calls.  Raises ValueError for a topology that does not exist."""
     names = config.nodes
@@ -72,7 +75,7 @@ def links(config: Config) -> dict[str, tuple[str, ...]]:
         return _hubs(names, int(number))
     if kind == "random" and number.isdecimal() and int(number) > 1:
         return _random(names, int(number))
-    raise ValueError(f"there is no topology {config.topology!r}")
+    raise ValueError(f"there is no topology {config.topology!r}; there are {', '.join(TOPOLOGIES)}")
 
 
 def _hubs(names: tuple[str, ...], hubs: int) -> dict[str, tuple[str, ...]]:

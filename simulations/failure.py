@@ -11,7 +11,7 @@ from simulations.config import Config
 from simulations.world import Result, run
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Failure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A seed, a configuration, the events, and which promise they break.
 
     A regression is one that was mended: replayed, it breaks nothing.
@@ -23,6 +23,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     violation: str
     config: Config
     events: list[Event]
+    is_shrunk: bool = False
+    """Whether what is not needed to break the promise was left out."""
+
+    @property
+    def file_name(self) -> str:
+        """Of its own for each scenario, seed and planted bug."""
+        bugs = "".join(f"-{bug}" for bug in self.config.planted)
+        return f"{Path(self.scenario).stem}-{self.seed}{bugs}.json"
 
     def replay(self, *, strict: bool = False) -> Result:
         return run(self.seed, self.config, self.events, strict=strict)

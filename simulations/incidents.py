@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import VERSION, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
 from crdtmail.crdt.names import make_mailbox_id
-from crdtmail.effects import PROTOCOL, Kind, Reply
+from crdtmail.effects import PROTOCOL, Kind, Reply, Steps
 from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
@@ -18,6 +18,7 @@ from simulations import actions, clients
 from simulations.chance import Draws
 from simulations.clients import Client
 from simulations.network import Request
+from simulations.trace import Record
 from simulations.violation import expect
 
 if TYPE_CHECKING:
@@ -27,29 +28,59 @@ if TYPE_CHECKING:
 _STRANGER = ReplicaId(0xBAD)
 
 
+def _where(action: actions.AnyAction) -> str:
+    node: str = getattr(action, "node", getattr(action, "source", ""))
+    return node
+
+
+Why = str | None
+"""Why an action did nothing; None if it did something, or has begun to."""
+
+
 def apply(world: World, action: actions.AnyAction) -> None:
     """Let it happen now."""
-    if getattr(action, "account", world.config.accounts[0]) not in world.config.accounts:
+    if not world.keeps_records:
+        _apply(world, action)
         return
+    place, why = len(world.trace), None
+    try:
+        why = _apply(world, action)
+    finally:  # before what comes of it
+        said = (type(action).__name__, actions.spelt(action), f"(did nothing: {why})" if why else "")
+        world.trace.insert(place, Record(world.now_us, "event", _where(action), said))
+    if why is not None:
+        world.did_nothing(world.now_us, action, why)
+
+
+def _apply(world: World, action: actions.AnyAction) -> Why:
+    account = getattr(action, "account", world.config.accounts[0])
+    if account not in world.config.accounts:
+        return f"there is no account {account}"
     match action:
-        case actions.Deliver():
-            if (machine := _up(world, action.node)) is not None:
-                world.perform_for(machine, clients.deliver(machine, action), None)
-        case actions.Import():
-            if (machine := _up(world, action.node)) is not None:
-                world.perform_for(machine, clients.import_mail(machine, action), None)
+        case actions.Deliver() | actions.Import():
+            if (machine := _up(world, action.node)) is None:
+                return f"{action.node} is down"
+            world.perform_for(machine, _incoming(machine, action), None, action)
         case actions.Connect(client, node, account):
             _connect(world, client, node, account)
         case actions.Cut() | actions.Isolate() | actions.Heal() | actions.Clog() | actions.Replay():
-            _on_the_network(world, action)
+            return _on_the_network(world, action)
         case actions.Stranger():
-            _stranger(world, action)
+            return _stranger(world, action)
         case _ if isinstance(action, actions.ClientAction):
-            _client_acts(world, action)
+            return _client_acts(world, action)
         case _:
             machine = world.machines.get(action.node)
-            if machine is not None and not machine.has_left:
-                _on_a_node(world, machine, action)
+            if machine is None or machine.has_left:
+                return f"there is no {action.node} any more"
+            return _on_a_node(world, machine, action)
+    return None
+
+
+def _incoming(machine: Machine, action: actions.Deliver | actions.Import) -> Steps[None]:
+    if isinstance(action, actions.Deliver):
+        return clients.deliver(machine, action)
+    return clients.import_mail(machine, action)
 
 
 def _up(world: World, name: str) -> Machine | None:
@@ -66,70 +97,85 @@ def _connect(world: World, name: str, node: str, account: str) -> None:
         world.clients[name] = Client(name, account, node)
     elif client.node != node:
         world.reached["client failed over"] += 1
+        world.record("failover", node, name, client.node)
         client.node = node
         client.is_busy = False
 
 
-def _client_acts(world: World, action: actions.ClientAction) -> None:
+def _client_acts(world: World, action: actions.ClientAction) -> Why:
     client = world.clients.get(action.client)
-    machine = None if client is None else _up(world, client.node)
-    if client is None or machine is None:
-        return
+    if client is None:
+        return f"{action.client} is not connected"
+    machine = _up(world, client.node)
+    if machine is None:
+        return f"{client.node} is down"
     if client.life != machine.life:
         client.is_busy, client.life = False, machine.life  # whatever it waited for died with the node
     if client.is_busy:
-        return
+        return f"{client.name} still waits for an answer"
     match action:
         case actions.Look(mailbox=mailbox):
-            steps = clients.look(machine, client, mailbox)
+            steps: Steps[Any] = clients.look(machine, client, mailbox)
         case actions.Follow():
             steps = clients.follow(machine, client)
         case actions.List():
             steps = clients.list_mailboxes(machine, client)
         case actions.Mark() | actions.Expunge() | actions.Move() | actions.Copy() if client.view is None:
-            world.record(
-                "client", machine.name, client.name, type(action).__name__, "it has read nothing yet"
-            )
-            return
+            why = f"{client.name} has read nothing yet"
+            world.record("client", machine.name, client.name, type(action).__name__, why)
+            return why
         case _:
             steps = clients.act(machine, client, action)
-    world.perform_for(machine, steps, client, type(action).__name__)
+    world.perform_for(machine, steps, client, action)
+    return None
 
 
 # Nodes --------------------------------------------------------------------------------------------------
 
 
-def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> None:
+def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Why:
+    is_down = None if machine.is_up else f"{machine.name} is down"
     match action:
         case actions.Start():
+            if machine.is_up:
+                return f"{machine.name} runs already"
             if machine.life == 0:
                 world.reached["node joined late"] += 1
             machine.start()
         case actions.Crash(when="now"):
-            if machine.is_up:
-                world.reached["crash now"] += 1
-                machine.crash("crashed")
+            if is_down:
+                return is_down
+            world.reached["crash now"] += 1
+            machine.crash("crashed")
         case actions.Crash(when="in recovery"):
             machine.crash_at = "in recovery"
         case actions.Crash(when=when):
-            if machine.is_up:
-                machine.crash_at = when
+            if is_down:
+                return is_down
+            machine.crash_at = when
         case actions.Install(protocol=protocol):
-            if machine.life:
-                world.reached["older version installed" if protocol < PROTOCOL else "node upgraded"] += 1
-                machine.install(protocol)
+            if not machine.life:
+                return f"{machine.name} has not joined yet"
+            world.reached["older version installed" if protocol < PROTOCOL else "node upgraded"] += 1
+            if not machine.install(protocol):
+                return f"{machine.name} speaks that version already"
         case actions.Leave():
-            if len(world.members) > 2 and world.config.topology in ("mesh", "one way"):
-                world.reached["node left"] += 1
-                machine.leave()
+            if len(world.members) <= 2 or world.config.topology not in ("mesh", "one way"):
+                return "the others would not hang together any more"
+            world.reached["node left"] += 1
+            machine.leave()
         case actions.Retire(other=other):
             gone = world.machines.get(other)
-            if machine.is_up and gone is not None and gone.life and gone is not machine:
-                world.reached["node retired"] += 1
-                machine.retire([gone.replica.id])
+            if is_down:
+                return is_down
+            if gone is None or not gone.life or gone is machine:
+                return f"{other} is no other node that was ever there"
+            world.reached["node retired"] += 1
+            machine.retire([gone.replica.id])
         case actions.Pause(seconds=seconds):
-            if machine.is_up:
-                machine.pause(seconds)
+            if is_down:
+                return is_down
+            machine.pause(seconds)
         case actions.Slow(factor=factor):
             world.reached["node slow"] += 1
             machine.slowness = factor
@@ -139,36 +185,44 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
         case actions.Drift(rate=rate):
             world.reached["clock drifted"] += 1
             machine.set_drift(rate)
+        case _:
+            return _on_a_disk(world, machine, action)
+    return None
+
+
+def _on_a_disk(world: World, machine: Machine, action: actions.AnyAction) -> Why:
+    match action:
         case actions.FailDisk(commits=commits, how=how, lasts=lasts):
             machine.disk.fail(commits, how, lasts)
         case actions.DamageRecord(table=table, where=where):
-            if machine.disk.damage(Table[table], where):
-                world.reached["record damaged"] += 1
-                world.record("fault", machine.name, f"a record of {table.lower()} is damaged")
+            if not machine.disk.damage(Table[table], where):
+                return f"{machine.name} has no record of {table} that could be damaged"
+            world.reached["record damaged"] += 1
+            world.record("fault", machine.name, f"a record of {table.lower()} is damaged")
         case actions.EmptyDisk():
             machine.crash("its disk is lost")
             machine.replace_disk("lost", {})
         case actions.Backup():
-            if not machine.disk.is_damaged:
-                machine.disk.backup = machine.disk.image()
+            if machine.disk.is_damaged:
+                return f"the disk of {machine.name} is damaged"
+            machine.disk.backup = machine.disk.image()
         case actions.RestoreBackup():
-            if machine.disk.backup is not None:
-                machine.crash("restored from a backup")
-                machine.replace_disk("an old backup", machine.disk.backup)
+            if machine.disk.backup is None:
+                return f"there is no backup of {machine.name}"
+            machine.crash("restored from a backup")
+            machine.replace_disk("an old backup", machine.disk.backup)
         case actions.MountDiskOf(other=other):
-            if (
-                other in world.machines
-                and other != machine.name
-                and not world.machines[other].disk.is_damaged
-            ):
-                machine.crash("mounts another's disk")
-                machine.replace_disk("another's", world.machines[other].disk.image())
+            if other not in world.machines or other == machine.name or world.machines[other].disk.is_damaged:
+                return f"{other} is no other node with a sound disk"
+            machine.crash("mounts another's disk")
+            machine.replace_disk("another's", world.machines[other].disk.image())
+    return None
 
 
 # The network --------------------------------------------------------------------------------------------
 
 
-def _on_the_network(world: World, action: actions.AnyAction) -> None:
+def _on_the_network(world: World, action: actions.AnyAction) -> Why:
     network = world.network
     match action:
         case actions.Cut(sources, targets, both_ways):
@@ -184,25 +238,30 @@ def _on_the_network(world: World, action: actions.AnyAction) -> None:
                 if other != node:
                     network.cut_off(node, other)
                     network.cut_off(other, node)
-        case actions.Heal():
-            network.heal()
+        case actions.Heal(sources, targets):
+            if not network.heal(sources, targets):
+                return "nothing is cut there"
         case actions.Clog(source, target, seconds):
             network.clog(source, target)
             world.after(int(seconds * 1e6), lambda: network.release(source, target))
         case actions.Replay(source, target, back):
             stale = network.requests[source, target]
             machine = _up(world, target)
-            if machine is not None and len(stale) > back:
-                world.reached["stale request replayed"] += 1
-                request = stale[-1 - back]
-                world.serve(machine, request, request.body, lambda _: None)
+            if machine is None:
+                return f"{target} is down"
+            if len(stale) <= back:
+                return f"{source} has not asked {target} so much yet"
+            world.reached["stale request replayed"] += 1
+            request = stale[-1 - back]
+            world.serve(machine, request, request.body, lambda _: None)
+    return None
 
 
-def _stranger(world: World, action: actions.Stranger) -> None:
+def _stranger(world: World, action: actions.Stranger) -> Why:
     """Somebody asks for what must be refused, and nothing may come of it."""
     machine = _up(world, action.node)
     if machine is None or machine.is_paused:
-        return
+        return f"{action.node} is down or paused"
     before, is_filling = machine.gossip.refusals.faults, machine.gossip.filling is not None
     request = replace(_strange(world, machine, action.what), protocol=machine.protocol)
 
@@ -212,11 +271,23 @@ def _stranger(world: World, action: actions.Stranger) -> None:
         if isinstance(outcome, Reply) and outcome.status == 409 and is_filling:
             return  # while it takes over a snapshot it takes nothing from anybody
         refused = isinstance(outcome, PeerError) and machine.gossip.refusals.faults > before
-        expect(refused, "what is malformed is refused and counted", f"{action.what}: {outcome}")
-        expect(machine.gossip.head.clock[_STRANGER] == 0, "a refused message changes nothing", action.what)
+        how = f"answered with {outcome.status}" if isinstance(outcome, Reply) else f"refused: {outcome}"
+        promise, seen = (
+            "what is malformed is refused and counted",
+            "{} was sent a {} by a stranger; it was {}",
+        )
+        expect(refused, promise, seen, machine.name, action.what, how)
+        expect(
+            machine.gossip.head.clock[_STRANGER] == 0,
+            "a refused message changes nothing",
+            "{} took what a stranger sent: {}",
+            machine.name,
+            action.what,
+        )
         world.reached[f"stranger: {action.what}"] += 1
 
     machine.serve(request, request.body, answered)
+    return None
 
 
 def _strange(world: World, machine: Machine, what: str) -> Request:

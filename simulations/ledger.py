@@ -64,7 +64,8 @@ class Ledger:
         seen = 0
         for replica, seq in clock.entries.items():
             made = self.made.get(replica, 0)
-            expect(seq <= made, "a clock covers only what was made", made, seq)
+            promise, seen_of = "a clock covers only what was made", "{} has made {}, not {}"
+            expect(seq <= made, promise, seen_of, f"{replica:016x}", made, seq)
             seen |= masks[replica][seq]
         return seen
 
@@ -106,7 +107,7 @@ class Ledger:
 
     def _make(self, dot: Dot) -> None:
         made = self.made.get(dot.replica, 0)
-        expect(dot.seq == made + 1, "deltas are numbered one by one", f"{dot} came after {made}")
+        expect(dot.seq == made + 1, "deltas are numbered one by one", "{} came after {}", dot, made)
         self.made[dot.replica] = dot.seq
         for account in self._accounts.values():
             masks = account.masks.setdefault(dot.replica, [0])
@@ -130,7 +131,9 @@ class Ledger:
             said = account.history.follow_up(f"{replica:x}", seen, change)
             if said is None:
                 continue
-            expect(caused > 0, "a flag follows the message that was moved elsewhere", f"{note.dot}")
+            expect(
+                caused > 0, "a flag follows the message that was moved elsewhere", "not after {}", note.dot
+            )
             self.flags_followed += 1
             last = Dot(replica, self.made.get(replica, 0) + caused)
             account.changes.setdefault(last, []).append(said)

@@ -225,6 +225,7 @@ class Machine:
         )
         self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
+        world.name_replica(replica.id, self.name)
         self._pump_all()
         if world.keeps_house:
             self._later(int(_HOUSE * self.world.config.interval_s * 1e6), self._keep_house)
@@ -284,7 +285,8 @@ class Machine:
         self.disk.crash(keep)
         if keep == 0 and not self.disk.is_damaged:
             now = self.disk.head()
-            expect(now == synced, "a reopened store is what was synced last", self.name, now, synced)
+            promise, seen = "a reopened store is what was synced last", "{} has {}, and had synced {}"
+            expect(now == synced, promise, seen, self.name, now.clock, synced.clock)
         self._waiting.clear()
         self._is_writing = False
         self.requests = self._under_way = 0
@@ -301,25 +303,29 @@ class Machine:
 
     def leave(self) -> None:
         """Go for good."""
-        self.crash("left")
+        self.crash("left for good")
         self.world.checks.disk_gone(self, {})
         self.has_left = True
 
     def replace_disk(self, what: str, image: Image) -> None:
         """An operator gives the node, which is down, another disk, and starts it."""
-        self.world.record("fault", self.name, f"another disk: {what}")
+        instead = {"another's": "a copy of another's"}.get(what, what) if image else "an empty one"
+        self.world.record("fault", self.name, f"disk replaced by {instead}")
         self.world.reached[f"disk replaced: {what}"] += 1
         self.world.checks.disk_gone(self, image)
         self.disk.swap(image)
         self._ids_before |= {self._id, self.disk.durable().replica()} - {None}
         self.world.after(_RESTART_US, self.start)
 
-    def install(self, protocol: int) -> None:
-        """Stop it, and start it with a program that speaks this version of the protocol at most."""
-        if self.protocol != protocol:
-            self.protocol = protocol
-            self.crash("another version is installed")
-            self.world.after(_RESTART_US, self.start)
+    def install(self, protocol: int) -> bool:
+        """Stop it, and start it with a program that speaks this version of the protocol at most; whether it
+        spoke another one before."""
+        if self.protocol == protocol:
+            return False
+        self.protocol = protocol
+        self.crash("another version is installed")
+        self.world.after(_RESTART_US, self.start)
+        return True
 
     def pause(self, seconds: float) -> None:
         """Stand still for so long."""
@@ -573,6 +579,7 @@ class Machine:
     def _has_no_room(self, batch: _Batch, error: StoreFull) -> None:
         """The whole group comes to nothing, and the writer goes on."""
         self.world.reached[str(error)] += 1
+        self.world.record("fault", self.name, str(error))
         self._is_writing = False
         life = self.life
         for write in batch.writes:

@@ -8,7 +8,7 @@ link and n, so it does not depend on what happens on others.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from crdtmail.crdt.clock import ReplicaId
@@ -44,7 +44,7 @@ class Network:
     """Carries messages between nodes by name.
 
     `at` runs a function at a time in microseconds; `record` takes a record of the trace; `reached` counts
-    what has really happened.
+    what has really happened; `is_up` says whether there is anybody at a node who takes a message.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Network:
         at: Callable[[int, Callable[[], None]], None],
         record: Callable[..., None],
         reached: Counter[str],
+        is_up: Callable[[str], bool] = lambda node: True,
     ) -> None:
         self._seed = seed
         self._latency_s = latency_s
@@ -64,6 +65,7 @@ class Network:
         self._at = at
         self._record = record
         self._reached = reached
+        self._is_up = is_up
         self._numbers: Counter[tuple[str, str]] = Counter()
         self.cut: dict[tuple[str, str], None] = {}
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
@@ -82,12 +84,19 @@ class Network:
             self.cut[source, target] = None
             self._record("cut", source, target)
 
-    def heal(self) -> None:
-        for source, target in self.cut:
+    def heal(self, sources: Collection[str] = (), targets: Collection[str] = ()) -> bool:
+        """Undo every cut, or those between these nodes and those, both ways; whether there was one."""
+        healed = [
+            (one, other)
+            for one, other in self.cut
+            if not sources or (one in sources and other in targets) or (other in sources and one in targets)
+        ]
+        for source, target in healed:
+            del self.cut[source, target]
             self._record("join", source, target)
-        if self.cut:
+        if healed:
             self._reached["partition healed"] += 1
-        self.cut.clear()
+        return bool(healed)
 
     def clog(self, source: str, target: str) -> None:
         self._clogged.setdefault((source, target), [])
@@ -136,7 +145,7 @@ class Network:
                 self._reached["message into a cut"] += 1
                 self._record("lost", source, message)
                 return
-            self._record("arrive", target, message)
+            self._record("arrive" if self._is_up(target) else "refused", target, message)
             deliver(damaged)
 
         latency = self._latency_us(draws)

@@ -51,7 +51,7 @@ class _Shrinking:
         if result.promise != self._best.promise or result.violation is None:
             return False
         self._best = msgspec.structs.replace(
-            self._best, config=config, events=list(events), violation=result.violation
+            self._best, config=config, events=list(events), violation=result.violation, is_shrunk=True
         )
         self._progress(self._runs, len(events))
         return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from simulations.sweeps import convergence, mailboxes, redundancy, renumberings, scaling, sizes
 from simulations.sweeps.point import Point, Row, Sweep
@@ -37,16 +39,47 @@ def measure(
             future.result()
             progress(done)
         return [row for place in range(len(points)) for row in futures[place].result()]
-    finally:
+    except Exception:  # not at a Ctrl-C: see `campaign`
         for future in futures.values():
             future.cancel()
+        raise
+
+
+def medians(rows: Sequence[Row]) -> list[Row]:
+    """Of the runs with the same condition and different seeds; nothing where each has one run."""
+    if not rows or "seed" not in rows[0]:
+        return []
+    place = list(rows[0]).index("seed")
+    names = [name for name in rows[0] if name != "seed"]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if not row.get("is_model"):
+            groups.setdefault(tuple(list(row.values())[:place]), []).append(row)
+    if all(len(group) == 1 for group in groups.values()):
+        return []
+    return [
+        {name: key[n] if n < place else _median([row[name] for row in group]) for n, name in enumerate(names)}
+        | {"runs": len(group)}
+        for key, group in groups.items()
+    ]
+
+
+def _median(values: list[Any]) -> Any:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return float(median(numbers)) if len(numbers) == len(values) else None
+
+
+def expect_picture(name: str) -> None:
+    """Raises ValueError if there is no picture of this sweep."""
+    if SWEEPS[name].draw is None:
+        raise ValueError(f"the sweep {name!r} is a table, there is no picture of it: leave --to out")
 
 
 def draw(name: str, rows: Sequence[Row], file: Path) -> list[Path]:
     """Pictures of the rows; the files that were written.  Raises ValueError if they cannot be drawn."""
+    expect_picture(name)
     sweep = SWEEPS[name]
-    if sweep.draw is None:
-        raise ValueError(f"the sweep {name!r} is a table, there is no picture of it")
+    assert sweep.draw is not None
     try:
         return sweep.draw(rows, file)
     except ImportError as error:

@@ -13,18 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
 from crdtmail.gossip import conversation
 from crdtmail.limits import GOSSIP_TIMEOUT_S
+from crdtmail.views import living_mailboxes, scripts
 from simulations import clients
 from simulations import machine as machines
-from simulations.actions import Deliver, Event
+from simulations.actions import AnyAction, Deliver, Event
 from simulations.checks import Checks
-from simulations.clients import Client
+from simulations.clients import Client, Looked
 from simulations.config import Config, links
 from simulations.faults import ShortLog, weather
 from simulations.incidents import apply
@@ -32,7 +34,7 @@ from simulations.machine import Machine
 from simulations.network import Network, Request
 from simulations.planted import planted
 from simulations.trace import Record, trace_hash
-from simulations.violation import Violation, expect
+from simulations.violation import Violation, expect, in_words
 
 READ_ROUNDS = 12
 """Rounds of everybody reading and everybody exchanging, after which nobody renumbers any more."""
@@ -52,6 +54,14 @@ MOST_EVENTS = 2_000_000
 """Steps of a run.  More means that something never comes to rest."""
 
 
+class ShownMailbox(NamedTuple):
+    """A mailbox as clients see it, apart from its messages; `said` is what is out of the ordinary."""
+
+    account: str
+    name: str
+    said: tuple[str, ...]
+
+
 @dataclass
 class Result:
     """What came of a run."""
@@ -65,6 +75,12 @@ class Result:
     figures: dict[str, float] = field(default_factory=dict)
     shown: list[tuple[str, str, int, str, frozenset[str]]] = field(default_factory=list)
     """What all nodes show at the end: account, mailbox, UID, message, keywords."""
+    mailboxes: list[ShownMailbox] = field(default_factory=list)
+    """All mailboxes at the end, the empty ones too, in the order of their names; only if there is a trace."""
+    scripts: list[tuple[str, str, str, bool]] = field(default_factory=list)
+    """The scripts then: account, name, content, and whether it is the active one."""
+    did_nothing: list[tuple[float, AnyAction, str]] = field(default_factory=list)
+    """The events of which nothing came, in seconds since the start, and why; only if there is a trace."""
 
     @property
     def hash(self) -> str:
@@ -82,7 +98,11 @@ class World:
         self.now_us = 0
         self.reached: Counter[str] = Counter()
         self.trace: list[Record] = []
-        self._records = records
+        self.keeps_records = records
+        self.mailboxes: list[ShownMailbox] = []
+        self.scripts: list[tuple[str, str, str, bool]] = []
+        self.idle: list[tuple[float, AnyAction, str]] = []
+        self._names: dict[int, str] = {}
         self._heap: list[tuple[int, int, Callable[[], None], Machine | None]] = []
         self._order = itertools.count()
         self.is_calm = False
@@ -91,7 +111,14 @@ class World:
         self.disks_lost = 0
         self.checks = Checks(self)
         self.network = Network(
-            seed, config.latency_s, weather(config), self._now, self.at, self.record, self.reached
+            seed,
+            config.latency_s,
+            weather(config),
+            self._now,
+            self.at,
+            self.record,
+            self.reached,
+            lambda node: self.machines[node].is_up,
         )
         self.machines = {name: Machine(self, name, peers) for name, peers in links(config).items()}
         self.clients: dict[str, Client] = {}
@@ -130,18 +157,43 @@ class World:
     """Whether nodes prune their logs."""
 
     def record(self, kind: str, node: str, *details: Any) -> None:
-        if self._records:
+        if self.keeps_records:
             self.trace.append(Record(self.now_us, kind, node, details))
+
+    def did_nothing(self, at_us: int, action: AnyAction, why: str) -> None:
+        """An event came to nothing."""
+        if self.keeps_records:
+            self.idle.append((at_us / 1e6, action, why))
+
+    def name_replica(self, id: ReplicaId, node: str) -> None:
+        """The replica of this id lives on this node; a node that has lost its disk has had several."""
+        if id not in self._names:
+            ids = sum(name.split("'")[0] == node for name in self._names.values())
+            self._names[id] = node + "'" * ids
+
+    def in_words(self, seen: str) -> str:
+        for machine in self.machines.values():
+            if machine.life:
+                self.name_replica(machine.replica.id, machine.name)  # it may have taken another one
+        return in_words(seen, self._names)
 
     # What the parts tell --------------------------------------------------------------------------------
 
     def changed(self, machine: Machine) -> None:
         """A node has made something durable."""
-        if self._records:
+        if self.keeps_records:
             running = {m.disk.synced.digest for m in self.machines.values() if m.is_up}
-            held = [sum(m.disk.synced.clock.values()) for m in self.members if m.life]
-            behind = sum(self.checks.ledger.made.values()) - min(held, default=0)
-            self.record("state", "", len(running), behind)
+            held = [m.disk.synced.clock.entries for m in self.members if m.life]
+            # What some have and some do not: of each replica, its changes from the least that a node has on.
+            most: dict[ReplicaId, int] = {}
+            for entries in held:
+                for replica, seq in entries.items():
+                    if seq > most.get(replica, 0):
+                        most[replica] = seq
+            missing = sum(
+                seq - min(entries.get(replica, 0) for entries in held) for replica, seq in most.items()
+            )
+            self.record("state", "", len(running), missing)
 
     def wrote(self) -> None:
         """A client's write was answered."""
@@ -207,21 +259,26 @@ class World:
 
     # Clients --------------------------------------------------------------------------------------------
 
-    def perform_for(self, machine: Machine, steps: Any, client: Client | None, what: str = "") -> None:
+    def perform_for(
+        self, machine: Machine, steps: Any, client: Client | None, action: AnyAction | None = None
+    ) -> None:
         """Have a client's request performed.  If the node dies, the client never hears of it."""
-        life = machine.life
+        life, began_us = machine.life, self.now_us
         machine.requests += 1
         if client is not None:
             client.is_busy = True
 
-        def done(_: Any, error: Exception | None) -> None:
+        def done(result: Any, error: Exception | None) -> None:
             machine.requests -= 1
             if client is not None:
                 client.is_busy = False
-            if client is not None:
-                self.record(
-                    "client", machine.name, client.name, what, "done" if error is None else str(error)
-                )
+            if self.keeps_records and action is not None:
+                why = str(error) if error is not None else getattr(result, "why", None)
+                if client is not None:
+                    what = type(action).__name__
+                    self.record("client", machine.name, client.name, what, why or _said(result))
+                if why is not None:
+                    self.did_nothing(began_us, action, why)
             if error is None:
                 return
             if isinstance(error, NotYet):
@@ -282,15 +339,29 @@ class World:
         if self.seed % PRUNING_WATCHED == 0 or self.checks.any_retired():
             self._watch_pruning()
         shown = self.checks.last_shown
+        if self.keeps_records:
+            self._list_what_is_shown()
         if self._everybody_writes():
             self.checks.agree(self.members)
         self.checks.last_shown = shown  # without the probes
         self._expect_little_traffic()
 
+    def _list_what_is_shown(self) -> None:
+        """The mailboxes and scripts that all nodes show now."""
+        tables = self.members[0].disk.durable()
+        for account in self.config.accounts:
+            for its in sorted(living_mailboxes(tables, account).values(), key=lambda its: its.name):
+                said = [f"role {its.role}"] if its.role else []
+                said += ["subscribed"] if its.is_subscribed else []
+                said += [f"{name}: {value}" for name, value in sorted(its.annotations.items())]
+                self.mailboxes.append(ShownMailbox(account, its.name, tuple(said)))
+            for script in scripts(tables, account):
+                self.scripts.append((account, script.name, script.content, script.is_active))
+
     def _become_equal(self, promise: str, within_s: float = CALM_LIMIT_S) -> None:
         limit = self.now_us + int(within_s * 1e6)
         if not self.are_equal() and not self.run_until(limit, self.are_equal):
-            heads = {m.name: m.disk.synced.clock for m in self.members}
+            heads = ", ".join(f"{m.name} has {m.disk.synced.clock}" for m in self.members)
             raise Violation(promise, f"not within {within_s:.1f} s: {heads}")
 
     def _everybody_writes(self) -> bool:
@@ -397,14 +468,14 @@ class World:
         retired = self.members[0].gossip.retired
         for machine in self.members:
             is_back = machine.replica.id not in retired
-            expect(is_back, "who was retired comes back under another id", machine.name)
+            promise = "who was retired comes back under another id"
+            expect(is_back, promise, f"{machine.name} still has its old one")
             left = machine.gossip.head.log_bytes
             # Elsewhere it may know a member from another's disk with which it never talks.
             expect(
                 left == 0 or self.config.topology != "mesh",
                 "the log is pruned to nothing",
-                machine.name,
-                f"{left} bytes are left",
+                f"{machine.name} keeps {left} bytes",
             )
 
     def _is_pruned(self) -> bool:
@@ -441,7 +512,8 @@ def run(
             _play(world, config, events)
             result.shown = world.checks.last_shown
         except Violation as violation:
-            result.violation, result.promise = str(violation), violation.promise
+            result.promise = violation.promise
+            result.violation = f"{violation.promise}: {world.in_words(violation.seen)}"
         except Exception as error:  # whatever it is, the code under test or the simulator has a bug
             where = traceback.extract_tb(error.__traceback__)[-1]
             result.promise = f"no unhandled exception ({type(error).__name__} in {where.name})"
@@ -450,6 +522,7 @@ def run(
         world.record("violation", "", result.violation)
     result.at_s = world.now_us / 1e6
     result.trace = world.trace
+    result.did_nothing, result.mailboxes, result.scripts = world.idle, world.mailboxes, world.scripts
     result.reached = world.reached
     ledger = world.checks.ledger
     for name, times in (
@@ -464,6 +537,14 @@ def run(
     result.figures["bytes"] = world.network.bytes
     result.figures["messages"] = world.network.messages
     return result
+
+
+def _said(result: object) -> str:
+    """What came of a client's request, in a few words."""
+    if not isinstance(result, Looked):
+        return "done"
+    highest = f", highest UID {result.messages[-1].uid}" if result.messages else ""
+    return f"done: {len(result.messages)} messages{highest}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -22,6 +23,7 @@ from simulations.workers import workers
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 60.0
+PROGRAM_LOADED_S = 1.5
 QUICK = "two-servers"
 """A scenario whose runs take milliseconds."""
 BUG = ("healed-uids-too-low",)
@@ -141,6 +143,32 @@ def test_a_campaign_stops_at_the_first_failure(collected: Tally) -> None:
     assert tally.runs <= 2 * CHUNK
 
 
+def test_the_failure_at_which_a_campaign_stops_is_the_first_that_there_is() -> None:
+    """Whichever worker is ahead: here the second chunk ends before the first."""
+    tally = Tally(scenario="swarm", first=0, seeds=5 * CHUNK, planted=("remove-wins",))
+    alone = Tally(scenario="swarm", first=0, seeds=5 * CHUNK, planted=("remove-wins",))
+    run_here(alone, stop=True)
+
+    class Backwards(Executor):
+        def __init__(self) -> None:
+            self.held: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            self.held.append((future, lambda: fn(*args, **kwargs)))
+            if len(self.held) == 4:
+                threading.Thread(target=self.go).start()
+            return future
+
+        def go(self) -> None:
+            for future, work in reversed(self.held):
+                if future.set_running_or_notify_cancel():
+                    future.set_result(work())
+
+    campaign(Backwards(), 2, tally, stop=True, progress=ignore)
+    assert tally.failures[0] == alone.failures[0]
+
+
 def test_a_campaign_that_has_failed_goes_no_further_unless_all_are_collected(collected: Tally) -> None:
     tally = Tally(scenario="swarm", first=FIRST, seeds=CHUNK, planted=BUG)
     run_here(tally, stop=True)
@@ -234,12 +262,65 @@ def test_ctrl_c_ends_a_campaign_quietly_and_it_can_be_resumed(tmp_path: Path) ->
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the campaign gets it
     out, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, out, err) == (130, "", "")
     tally = Tally.load(state)
+    said = f"Stopped after {tally.runs:,} of 1,000,000 seeds; the same command goes on.\n"
+    assert (process.returncode, out, err) == (130, said, "")
     assert 0 < tally.runs < 1_000_000
     done = tally.runs
     tally.seeds = done + CHUNK
     assert len(run_here(tally)) == CHUNK
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_campaign_that_is_stopped_says_how_far_it_came_and_how_to_go_on(
+    has_state: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(_: Executor, __: int, tally: Tally, **___: Any) -> None:
+        tally.runs += 150
+        tally.save(Path("state"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simulations.__main__.campaign", interrupted)
+    command = ["campaign", QUICK, "--seeds", "300", "--jobs", "1"]
+    assert main([*command, *(["--state", "state"] if has_state else [])]) == 130
+    then = "the same command goes on"
+    if not has_state:
+        then = "with --state FILE, the same command would go on from there"
+    assert capsys.readouterr().out == f"Stopped after 150 of 300 seeds; {then}.\n"
+    if has_state:
+        assert main([*command, "--state", "state"]) == 130
+        assert capsys.readouterr().out == (
+            "150 of 300 seeds were done before.\nStopped after 300 of 300 seeds; the same command goes on.\n"
+        )
+
+
+@pytest.mark.parametrize("command", ["campaign swarm --seeds 100000", "sweep convergence"])
+@pytest.mark.parametrize("whole_group", [True, False])
+@pytest.mark.parametrize("after_s", [0.7, 1.5, 3.0])
+def test_ctrl_c_at_any_time_leaves_no_traceback(
+    command: str, whole_group: bool, after_s: float, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "simulations", *command.split(), "--jobs", "2"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    # Before that the program is still being imported.
+    while b"simulations" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        time.sleep(0.01)
+    time.sleep(PROGRAM_LOADED_S + after_s)
+    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (130, "")
 
 
 # What it says in the end ----------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from simulations import scenarios
+from simulations import scenarios, sweep
 from simulations.__main__ import main
+from simulations.actions import spelt
 from simulations.campaign import Tally
 from simulations.failure import Failure
 from tests.simulated import run_seed, swarm
@@ -51,7 +52,7 @@ def simulations(
 def failed(simulations: Commands) -> Path:
     """The file of a run that has failed."""
     assert simulations("run", "swarm", "--seed", str(SEED), "--planted", BUG).code == 1
-    return Path("failures") / f"swarm-{SEED}.json"
+    return Path("failures") / f"swarm-{SEED}-{BUG}.json"
 
 
 # What there is --------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_everything_that_happened_is_printed_when_it_is_asked_for(simulations: C
 def test_a_run_that_breaks_a_promise_fails_says_what_and_saves_itself(simulations: Commands) -> None:
     said = simulations("run", "swarm", "--seed", str(SEED), "--planted", BUG)
     assert (said.code, said.err) == (1, "")
-    file = Path("failures") / f"swarm-{SEED}.json"
+    file = Path("failures") / f"swarm-{SEED}-{BUG}.json"
     failure = Failure.load(file)
     assert f"BROKEN: {failure.violation}" in said.out
     assert f"python -m simulations shrink {file}" in said.out
@@ -126,7 +127,10 @@ def test_a_scenario_of_ones_own_is_run_from_its_file(simulations: Commands, tmp_
     assert simulations("run", "own/mine.py").code == 0
     said = simulations("run", str(tmp_path / "own" / "mine.py"), "--planted", "no-fsync-before-answer")
     assert said.code == 1
-    assert Failure.load(tmp_path / "failures" / "mine-1.json").config.nodes == ("a", "b")
+    assert Failure.load(tmp_path / "failures" / "mine-1-no-fsync-before-answer.json").config.nodes == (
+        "a",
+        "b",
+    )
 
 
 # replay ---------------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def test_a_shrunk_failure_is_saved_beside_and_can_be_replayed(simulations: Comma
     large, small = Failure.load(failed), Failure.load(failed.with_suffix(".small.json"))
     nodes = len(small.config.nodes)
     assert f"{len(large.events)} events became {len(small.events)}, on {nodes} nodes:" in said.out
-    assert all(repr(event.action) in said.out for event in small.events)
+    assert all(spelt(event.action) in said.out for event in small.events)
     assert small.promise == large.promise
     assert simulations("replay", str(failed.with_suffix(".small.json"))).code == 1
 
@@ -199,7 +203,10 @@ def test_a_run_that_breaks_a_promise_is_drawn_all_the_same(simulations: Commands
     said = simulations("run", "two-servers", "--planted", "no-fsync-before-answer", "--picture", "broken")
     assert said.code == 1
     assert Path("broken.png").exists()
-    assert simulations("replay", "failures/two-servers-1.json", "--picture", "again").code == 1
+    assert (
+        simulations("replay", "failures/two-servers-1-no-fsync-before-answer.json", "--picture", "again").code
+        == 1
+    )
     assert Path("again.png").exists()
 
 
@@ -218,7 +225,7 @@ def test_a_campaign_stops_at_a_failure_or_collects_them_all_and_says_how_to_see_
     assert (collected.code, collected.err) == (1, "")
     assert "3 seeds of two-servers from 7: 3 broke a promise." in collected.out
     for seed in (7, 8, 9):
-        file = Path("failures") / f"two-servers-{seed}.json"
+        file = Path("failures") / f"two-servers-{seed}-no-fsync-before-answer.json"
         assert f"seed {seed}: {Failure.load(file).violation}" in collected.out
         assert f"python -m simulations replay {file}" in collected.out
 
@@ -292,3 +299,43 @@ def test_a_command_line_that_makes_no_sense_is_refused_with_the_usage(
         simulations(*arguments.split())
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m simulations")
+
+
+# Small things ---------------------------------------------------------------------------------------------
+
+
+def test_the_scenarios_are_listed_by_a_command_of_their_own(simulations: Commands) -> None:
+    assert simulations("list") == simulations()
+
+
+@pytest.mark.parametrize("command", ["campaign two-servers", "sweep sizes --quick"])
+def test_no_process_at_all_is_refused(command: str, simulations: Commands) -> None:
+    said = simulations(*command.split(), "--jobs", "0")
+    assert (said.code, said.err) == (2, "simulations: --jobs is 0; it takes at least one process\n")
+
+
+def test_a_sweep_without_a_picture_is_refused_before_it_is_measured(
+    simulations: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "measure", lambda *_: pytest.fail("it was measured"))
+    said = simulations("sweep", "sizes", "--to", "picture")
+    assert said.code == 2
+    assert "is a table, there is no picture of it: leave --to out" in said.err
+
+
+def test_failures_stand_before_the_table_with_whole_commands(simulations: Commands) -> None:
+    arguments = ("campaign", "two-servers", "--seeds", "1", "--jobs", "1")
+    said = simulations(*arguments, "--planted", "no-fsync-before-answer").out
+    file = "failures/two-servers-0-no-fsync-before-answer.json"
+    assert f"smaller: python -m simulations shrink {file}" in said
+    assert said.index(file) < said.index("what happened")
+
+
+def test_a_part_of_a_run_is_drawn(simulations: Commands) -> None:
+    pytest.importorskip("matplotlib")
+    said = simulations("plot", "two-servers", "--from", "3", "--until", "4.5", "--to", "part")
+    assert said.code == 0
+    assert "A part: from 3 s to 4.5 s of " in Path("part.svg").read_text()
+    said = simulations("plot", "two-servers", "--from", "900", "--to", "nothing")
+    assert said.code == 2
+    assert "there is nothing between 900 s" in said.err

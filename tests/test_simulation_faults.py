@@ -47,6 +47,7 @@ STRIKES: dict[str, set[str]] = {
     "slow node": {"node slow"},
     "join": {"node joined late"},
     "leave": {"node left"},
+    "old version": {"older version installed", "node upgraded", "older version spoken"},
     "I/O error": {"I/O error"},
     "disk full": {"disk full"},
     "wrong checksum": {"record damaged", "wrong checksum noticed", "disk replaced: damaged"},

@@ -24,6 +24,7 @@ from simulations.pictures.history import (
     natural_order,
     read_history,
     spans,
+    zoomed,
 )
 from simulations.pictures.plan import choose_messages, shape_for
 from simulations.pictures.sheet import spread, with_room
@@ -200,6 +201,69 @@ def test_names_are_ordered_as_people_count_and_neighbours_become_ranges() -> Non
     assert sorted(["½", "3x", "x"], key=natural_order) == ["x", "½", "3x"]
 
 
+def test_a_message_to_a_node_that_is_down_is_refused_and_never_arrives() -> None:
+    history = read_history(
+        [Record(1, "send", "mx1", ("mx2", 1, "push", 100)), Record(3, "refused", "mx2", (1,))]
+    )
+    assert history.messages == [Message(1, "mx1", "mx2", "push", 100, (), 3, False, is_refused=True)]
+
+
+def test_lanes_stand_in_the_order_of_the_scenario() -> None:
+    records = [Record(0, "up", name, ("00",)) for name in ("graz", "mx10", "mx2", "vienna")]
+    lanes = read_history(records, ("vienna", "graz", "nowhere")).lanes
+    assert [lane.name for lane in lanes] == ["vienna", "graz", "mx2", "mx10"]
+
+
+def test_faults_that_did_something_and_clients_that_turn_are_marked() -> None:
+    history = read_history(
+        [
+            Record(1, "event", "mx1", ("Slow", "Slow('mx1', 54.1234567)", "")),
+            Record(2, "event", "mx1", ("Backup", "Backup('mx1')", "(did nothing: it is damaged)")),
+            Record(3, "event", "", ("Look", "Look('phone')", "")),
+            Record(4, "fault", "mx2", ("disk replaced by an empty one",)),
+            Record(5, "failover", "mx2", ("phone", "mx1")),
+            Record(6, "sync", "mx2", (0,)),
+            Record(7, "sync", "mx2", (2,)),
+        ]
+    )
+    faults = [(note.at_us, note.node, note.name, note.text) for note in history.faults]
+    assert faults == [(1, "mx1", "slow", "54.12"), (4, "mx2", "disk replaced by an empty one", "")]
+    assert [(note.at_us, note.node, note.name) for note in history.failovers] == [(5, "mx2", "phone")]
+    assert history.lanes[1].syncs_us == [7]  # a commit without changes is not shown
+
+
+def test_it_is_marked_when_all_are_equal_after_the_faults() -> None:
+    records = [Record(1, "state", "", (1, 0)), Record(3, "state", "", (2, 1)), Record(5 * S, "calm", "")]
+    assert read_history(records).equal_us is None
+    later = read_history([*records, Record(8 * S, "state", "", (1, 0)), Record(9 * S, "state", "", (1, 0))])
+    assert (later.equal_us, later.has_equal_rule) == (8 * S, True)
+    at_once = read_history([records[0], records[2], Record(9 * S, "state", "", (1, 0))])
+    assert (at_once.equal_us, at_once.has_equal_rule) == (5 * S, False)
+
+
+def test_a_part_of_a_run_begins_with_what_was_so_then() -> None:
+    records = [
+        Record(0, "up", "mx1", ("00",)),
+        Record(2 * S, "cut", "mx1", ("mx2",)),
+        Record(3 * S, "send", "mx1", ("mx2", 1, "push", 9)),
+        Record(4 * S, "state", "", (2, 7)),
+        Record(6 * S, "join", "mx1", ("mx2",)),
+        Record(9 * S, "calm", ""),
+    ]
+    history = read_history(zoomed(records, 5 * S, 8 * S))
+    assert (history.end_us, history.messages, history.calm_us) == (3 * S, [], None)
+    assert [step[1:] for step in history.steps] == [(2, 7)]
+    (cut,) = history.lanes[0].cut_off
+    assert (cut.start_us, cut.end_us) == (0, S)
+
+
+def test_the_ticks_of_a_part_are_those_of_the_whole() -> None:
+    axis = time_axis(10 * S, 31_500_000)
+    assert [place + 31.5 for place in axis.ticks(31_500_000)] == [32 + n for n in range(10)]
+    assert (axis.tick(32), time_axis(1200 * S).tick(12.5)) == ("32", "12:30")
+    assert time_axis(S // 5, 3710 * S).unit == "s"
+
+
 @pytest.mark.parametrize(
     ("end_us", "unit", "step"),
     [
@@ -207,6 +271,8 @@ def test_names_are_ordered_as_people_count_and_neighbours_become_ranges() -> Non
         (S, "ms", 100),
         (3 * S, "s", 0.5),
         (60 * S, "s", 5),
+        (600 * S, "s", 60),
+        (601 * S, "min", 1),
         (1200 * S, "min", 2),
         (DAY, "h", 2),
         (30 * DAY, "days", 5),
@@ -429,6 +495,24 @@ def test_a_crash_too_short_for_words_is_named_above_the_lane(tmp_path: Path) -> 
     said = svg.read_text()
     assert "<!-- crashed before send -->" in said
     assert "<!-- down: power cut -->" in said
+
+
+def test_the_picture_says_which_faults_are_on_and_which_bug_is_planted(tmp_path: Path) -> None:
+    facts = ["Faults: loss (high)", "Planted bug: remove-wins"]
+    _, svg = plot.timeline(RUNS["three nodes"], "Facts", tmp_path / "facts", facts=facts)
+    assert all(f"<!-- {fact} -->" in svg.read_text() for fact in facts)
+
+
+def test_a_sheet_says_how_many_runs_a_point_has_and_draws_no_band_of_a_few(tmp_path: Path) -> None:
+    few, many = ([row for row in CONVERGENCE for _ in range(n)] for n in (1, 2))
+    said = [
+        plot.convergence_against_loss(rows, tmp_path / f"{len(rows)}")[1].read_text() for rows in (few, many)
+    ]
+    assert "3 runs a point." in said[0]
+    assert "6 runs a point." in said[1]
+    assert said[0].count("PolyCollection") + said[0].count("FillBetween") < said[1].count(
+        "PolyCollection"
+    ) + said[1].count("FillBetween")
 
 
 def test_the_users_own_settings_neither_show_nor_change(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_random_peers_are_as_many_as_was_said_but_for_a_few() -> None:
     assert 3.8 < sum(map(len, called.values())) / 200 <= 4
 
 
+def test_medians_are_of_the_runs_that_differ_in_their_seeds() -> None:
+    rows: list[Row] = [
+        {"loss": loss, "seed": seed, "seconds": loss + seed} for loss in (0, 10) for seed in (1, 2, 9)
+    ]
+    assert sweep.medians(rows) == [
+        {"loss": 0, "seconds": 2.0, "runs": 3},
+        {"loss": 10, "seconds": 12.0, "runs": 3},
+    ]
+    assert sweep.medians(rows[:1]) == sweep.medians([]) == []
+
+
 # Where they are measured --------------------------------------------------------------------------------
 
 

@@ -140,6 +140,7 @@ class _Talk:
             if reply is None:
                 reply = await self._posted(call, is_last=True)
         except aiohttp.ClientConnectorCertificateError as error:
+            self._is_mistrusted = True
             raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
         except (aiohttp.ClientError, OSError) as error:
             causes = (error, error.__cause__, error.__context__)

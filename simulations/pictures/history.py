@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from simulations.trace import Record
@@ -42,6 +42,8 @@ class Message(NamedTuple):
     arrivals_us: tuple[int, ...]
     lost_us: int | None
     is_damaged: bool
+    is_refused: bool = False
+    """It came to a node that was down, which is why it is lost."""
 
 
 class Step(NamedTuple):
@@ -85,10 +87,24 @@ class History:
     faults: list[Note]
     violations: list[Note]
     calm_us: int | None
+    equal_us: int | None = None
+    """When all nodes were equal for the first time after that."""
+    failovers: list[Note] = field(default_factory=list)
+    """A client turns to a node."""
+
+    @property
+    def has_equal_rule(self) -> bool:
+        """Whether all became equal so much later than the faults stopped that one sees two lines."""
+        if self.calm_us is None or self.equal_us is None:
+            return False
+        return self.equal_us - self.calm_us > self.end_us / 300
 
 
-def read_history(records: Sequence[Record]) -> History:
-    """Of records in the order in which they happened.  The run ends with the last of them."""
+def read_history(records: Sequence[Record], order: Sequence[str] = ()) -> History:
+    """Of records in the order in which they happened.  The run ends with the last of them.
+
+    Nodes come in that order, and those that it does not name behind them as people count.
+    """
     end_us = records[-1].at_us if records else 0
     messages = _messages(records)
     names = {record.node for record in records if record.node}
@@ -100,19 +116,88 @@ def read_history(records: Sequence[Record]) -> History:
     ]:
         peers[one].add(other)
         peers[other].add(one)
+    names_in_order = [name for name in order if name in names]
+    names_in_order += sorted(names.difference(order), key=natural_order)
+    calm_us = next((record.at_us for record in records if record.kind == "calm"), None)
+    steps = [Step(r.at_us, r.details[0], r.details[1]) for r in records if r.kind == "state"]
     by_node: dict[str, list[Record]] = {name: [] for name in names}
     for record in records:
         if record.node:
             by_node[record.node].append(record)
     return History(
         end_us=end_us,
-        lanes=[_lane(name, by_node[name], peers[name], end_us) for name in sorted(names, key=natural_order)],
+        lanes=[_lane(name, by_node[name], peers[name], end_us) for name in names_in_order],
         messages=messages,
-        steps=[Step(r.at_us, r.details[0], r.details[1]) for r in records if r.kind == "state"],
-        faults=_notes(records, "fault"),
+        steps=steps,
+        faults=sorted([*_notes(records, "fault"), *_marked(records)], key=lambda note: note.at_us),
         violations=_notes(records, "violation"),
-        calm_us=next((record.at_us for record in records if record.kind == "calm"), None),
+        calm_us=calm_us,
+        equal_us=_equal_us(steps, calm_us),
+        failovers=_notes(records, "failover"),
     )
+
+
+MARKED = {
+    "Slow": "slow",
+    "SetClock": "wall clock set",
+    "Drift": "clock drifts",
+    "Clog": "link held up",
+    "Replay": "old request again",
+    "Stranger": "stranger",
+    "Backup": "backup made",
+    "Retire": "retires another",
+}
+"""Events that show in no other way, and what they are called on a lane."""
+
+
+def _marked(records: Sequence[Record]) -> list[Note]:
+    """Those of them that did something."""
+    return [
+        Note(record.at_us, record.node, MARKED[record.details[0]], _brief(record))
+        for record in records
+        if record.kind == "event" and record.details[0] in MARKED and not record.details[2]
+    ]
+
+
+def _brief(record: Record) -> str:
+    """What stands in the brackets of an action, its node left out: `54.12` of `Slow('mx1', 54.1234567)`."""
+    inside = str(record.details[1]).partition("(")[2].rstrip(")").replace("'", "")
+    rounded = re.sub(r"\d+\.\d+", _rounded, inside)
+    return rounded.removeprefix(record.node).removeprefix(", ")
+
+
+def _rounded(number: re.Match[str]) -> str:
+    value = float(number[0])
+    return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _equal_us(steps: Sequence[Step], calm_us: int | None) -> int | None:
+    """When all were equal first since it was calm."""
+    if calm_us is None:
+        return None
+    before = [step for step in steps if step.at_us <= calm_us][-1:]
+    for step in [*before, *(step for step in steps if step.at_us > calm_us)]:
+        if (step.views, step.missing) == (1, 0):
+            return max(step.at_us, calm_us)
+    return None
+
+
+def zoomed(records: Sequence[Record], from_us: int, until_us: int) -> list[Record]:
+    """The records of a part of the run.  It begins at nought, where all happens that was so by then."""
+    lasting = {"up", "down", "pause", "resume", "cut", "join"}
+    kept: list[Record] = []
+    state: Record | None = None
+    for record in records:
+        if record.at_us >= from_us:
+            break
+        if record.kind in lasting:
+            kept.append(record._replace(at_us=0))
+        elif record.kind == "state":
+            state = record._replace(at_us=0)
+    kept += [state] if state else []
+    inside = [r._replace(at_us=r.at_us - from_us) for r in records if from_us <= r.at_us <= until_us]
+    end = Record(min(until_us, records[-1].at_us if records else 0) - from_us, "end", "")
+    return [*kept, *inside, end]
 
 
 def natural_order(name: str) -> tuple[tuple[bool, int, str], ...]:
@@ -132,7 +217,7 @@ def _lane(name: str, records: list[Record], peers: set[str], end_us: int) -> Lan
         # A process that is killed while it is stopped is down, no longer paused.
         paused=spans(records, {"pause"}, {"resume", "down", "up"}, end_us),
         cut_off=cut_offs(records, peers, end_us),
-        syncs_us=[record.at_us for record in records if record.kind == "sync"],
+        syncs_us=[record.at_us for record in records if record.kind == "sync" and record.details[0]],
         answers_us=[record.at_us for record in records if record.kind == "answer"],
     )
 
@@ -195,12 +280,14 @@ def _messages(records: Iterable[Record]) -> list[Message]:
         if record.kind == "send":
             target, number, what, size = record.details
             messages[number] = Message(record.at_us, record.node, target, what, size, (), None, False)
-        elif record.kind in ("arrive", "lost", "damaged") and record.details[0] in messages:
+        elif record.kind in ("arrive", "lost", "damaged", "refused") and record.details[0] in messages:
             message = messages[record.details[0]]
             if record.kind == "arrive":
                 message = message._replace(arrivals_us=(*message.arrivals_us, record.at_us))
             elif record.kind == "lost":
                 message = message._replace(lost_us=record.at_us)
+            elif record.kind == "refused":
+                message = message._replace(lost_us=record.at_us, is_refused=True)
             else:
                 message = message._replace(is_damaged=True)
             messages[record.details[0]] = message

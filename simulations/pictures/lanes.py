@@ -52,6 +52,8 @@ def draw_lanes(board: Board, history: History, plan: Plan) -> None:
         for note, label in plan.labels[lane.name]:
             # Without a label it stands on the lane: above it, the label of another might hide it.
             _draw_fault(board, note, label, lines[lane.name] - (shape.line - 0.07 if label else 0))
+    for note in history.failovers:
+        marks.draw_failover(board, note.at_us, lines[note.node])
     for note, label in plan.labels[""]:
         _draw_fault(board, note, label, (1.5 + label.row if label else 0.5) * ROW)
     for number, note in enumerate(history.violations[:50], 1):
@@ -146,8 +148,11 @@ def _draw_messages(board: Board, history: History, lines: dict[str, float], plan
     others = (message for message in plan.shown.arrived if message.what not in marks.MESSAGE_COLOURS)
     marks.draw_flights(board, _flights(others, lines), marks.OTHER, head)
     usual_us = usual_flight_us(history.messages)
-    lost = [_half_flight(message, usual_us, lines) for message in plan.shown.never]
-    marks.draw_half_flights(board, lost, cross=4.0 if plan.shape.has_words else 3.0)
+    cross = 4.0 if plan.shape.has_words else 3.0
+    lost = [_half_flight(m, usual_us, lines) for m in plan.shown.never if not m.is_refused]
+    marks.draw_half_flights(board, lost, cross)
+    refused = [_refused_flight(m, lines, plan.shape.half_block) for m in plan.shown.never if m.is_refused]
+    marks.draw_half_flights(board, refused, cross, marks.REFUSED)
     marks.draw_damaged(board, _flights(plan.shown.damaged, lines), head)
 
 
@@ -161,6 +166,14 @@ def _half_flight(message: Message, usual_us: int, lines: dict[str, float]) -> Fl
     if message.lost_us is None or message.lost_us <= message.sent_us:
         return flight
     return flight._replace(end_us=message.sent_us + (message.lost_us - message.sent_us) / flight.middle)
+
+
+def _refused_flight(message: Message, lines: dict[str, float], half_block: float) -> Flight:
+    """It comes as far as the block of the node that is down."""
+    assert message.lost_us is not None
+    flight = _flight(message, message.lost_us, lines)
+    way = abs(flight.end_y - flight.start_y) or 1.0
+    return flight._replace(middle=max(0.5, 1 - (half_block + 0.04) / way))
 
 
 def _flight(message: Message, end_us: int, lines: dict[str, float]) -> Flight:

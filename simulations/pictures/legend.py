@@ -49,8 +49,13 @@ def choose_legend(history: History, plan: Plan) -> list[list[tuple[Sample, str]]
         ("push" in kinds, _arrow(marks.PUSH), "push: a new change, sent at once"),
         ("exchange" in kinds, _arrow(marks.EXCHANGE), "exchange: “what do I lack?”"),
         ("answer" in kinds, _arrow(marks.ANSWER), "answer to a push or an exchange"),
-        (bool(kinds - set(marks.MESSAGE_COLOURS)), _arrow(marks.OTHER), "other message"),
-        (any(not message.arrivals_us for message in messages), _lost, "message that never arrived"),
+        (bool(kinds - set(marks.MESSAGE_COLOURS)), _arrow(marks.OTHER), "snapshot: the mailboxes themselves"),
+        (any(not m.arrivals_us and not m.is_refused for m in messages), _lost, "message that never arrived"),
+        (
+            any(not m.arrivals_us and m.is_refused for m in messages),
+            _refused,
+            "connection refused: the node is down",
+        ),
         (
             any(message.is_damaged for message in messages),
             _damaged,
@@ -66,7 +71,7 @@ def choose_legend(history: History, plan: Plan) -> list[list[tuple[Sample, str]]
         (
             any(lane.syncs_us for lane in lanes),
             lambda b, y: marks.draw_ticks(b, (0.1, 0.2, 0.35), y - 0.05, 0.1, marks.SYNC, False),
-            "changes made durable on disk (fsync)",
+            "new changes made durable on disk (fsync)",
         ),
         (
             any(plan.labels.values()),
@@ -74,11 +79,17 @@ def choose_legend(history: History, plan: Plan) -> list[list[tuple[Sample, str]]
             "crash or other fault, on purpose",
         ),
         (
+            bool(history.failovers),
+            lambda b, y: marks.draw_failover(b, 0.25, y),
+            "a client turns to this node (fails over)",
+        ),
+        (
             bool(history.violations),
             lambda b, y: marks.draw_violation(b, 0.25, y, "1"),
             "broken promise, see above",
         ),
         (history.calm_us is not None, _calm, "faults stop; now all must become equal"),
+        (history.has_equal_rule, _equal, "all equal; then everybody reads all of it"),
     ]
     return [
         [(draw, text) for is_there, draw, text in column if is_there] for column in (nodes, flights, moments)
@@ -95,6 +106,14 @@ def _damaged(board: Board, y: float) -> None:
 
 def _lost(board: Board, y: float) -> None:
     marks.draw_half_flights(board, [Flight(0.05, y, 0.75, y, 0.5)], 4.0)
+
+
+def _refused(board: Board, y: float) -> None:
+    marks.draw_half_flights(board, [Flight(0, y, 0.5, y, 0.9)], 4.0, marks.REFUSED)
+
+
+def _equal(board: Board, y: float) -> None:
+    board.axes.plot([0, 0.5], [y, y], color=marks.CALM, lw=1.3, ls=":")
 
 
 def _calm(board: Board, y: float) -> None:

@@ -19,8 +19,10 @@ from simulations.pictures.style import ALARM, BAND_EDGE, BAND_PT, INK, QUIET, SM
 PUSH: Final = "#4477aa"
 EXCHANGE: Final = "#227755"
 ANSWER: Final = "#77bfe0"
-OTHER: Final = "#776655"
+OTHER: Final = "#222222"
 NEVER_ARRIVED: Final = "#999999"
+REFUSED: Final = "#cc6677"
+FAILOVER: Final = "#332288"
 SYNC: Final = "#555555"
 WRITE: Final = "#aa4499"
 DOWN: Final = "#777777"
@@ -34,6 +36,9 @@ MESSAGE_COLOURS: Final = {"push": PUSH, "exchange": EXCHANGE, "answer": ANSWER}
 
 # What lies over what.
 Z_BAND, Z_ARROW, Z_LINE, Z_TICK, Z_BLOCK, Z_RULE, Z_FLAG, Z_TEXT = range(2, 10)
+
+
+_TICKS_APART: Final = 0.02
 
 
 class Board(NamedTuple):
@@ -78,9 +83,9 @@ class Flight(NamedTuple):
 def draw_ticks(board: Board, ats_us: Iterable[float], y: float, reach: float, colour: str, dot: bool) -> None:
     """Short strokes from `y` to `y + reach`, those for answers with a dot at the end.
 
-    Ticks that would fall on the same half pixel are drawn once: the picture is the same and the file small.
+    Of ticks nearer to each other than an eye tells apart, one is drawn.
     """
-    places = sorted({round(board.inches(at_us) / 0.005) * 0.005 for at_us in ats_us})
+    places = sorted({round(board.inches(at_us) / _TICKS_APART) * _TICKS_APART for at_us in ats_us})
     if not places:
         return
     xs = [board.x_of_inches(place) for place in places]
@@ -123,12 +128,14 @@ def draw_damaged(board: Board, flights: Sequence[Flight], head: float) -> None:
     board.axes.plot(xs, ys, "*", color=ALARM, ms=7, mew=0, zorder=Z_ARROW)
 
 
-def draw_half_flights(board: Board, flights: Sequence[Flight], cross: float) -> None:
-    """Messages that got lost on the way: a line that ends half way in a cross."""
+def draw_half_flights(
+    board: Board, flights: Sequence[Flight], cross: float, colour: str = NEVER_ARRIVED
+) -> None:
+    """Messages that got lost on the way: a line that ends before its end in a cross."""
     strokes = [(board.x(f.start_us), f.start_y, board.x(f.middle_us), f.middle_y) for f in flights]
-    _draw_strokes(board, strokes, NEVER_ARRIVED, 0.7, Z_ARROW)
+    _draw_strokes(board, strokes, colour, 0.7, Z_ARROW)
     xs, ys = [stroke[2] for stroke in strokes], [stroke[3] for stroke in strokes]
-    board.axes.plot(xs, ys, "x", color=NEVER_ARRIVED, ms=cross, mew=0.9, zorder=Z_ARROW)
+    board.axes.plot(xs, ys, "x", color=colour, ms=cross, mew=0.9, zorder=Z_ARROW)
 
 
 def _draw_strokes(
@@ -210,6 +217,12 @@ def draw_fault(board: Board, at_us: float, y: float) -> None:
     x, half = board.x(at_us), board.x_of_inches(0.04)
     corners = [(x - half, y - 0.045), (x + half, y - 0.045), (x, y + 0.045)]
     board.axes.add_patch(Polygon(corners, fc=FAULT, ec="white", lw=0.4, zorder=Z_FLAG, clip_on=False))
+
+
+def draw_failover(board: Board, at_us: float, y: float) -> None:
+    """A client turns to this node."""
+    place = [board.x(at_us)], [y]
+    board.axes.plot(*place, "D", color=FAILOVER, ms=5, mec="white", mew=0.5, zorder=Z_FLAG, clip_on=False)
 
 
 def draw_violation(board: Board, at_us: float, y: float, number: str) -> None:

@@ -21,7 +21,7 @@ def draw_panels(panels: Sequence[Axes], history: History, round_us: int, unit_us
     most = max((step.views for step in history.steps), default=1)
     views.set_ylim(0.6, most + max(0.5, 0.08 * most))
     views.yaxis.set_major_locator(FixedLocator(sorted({1, (1 + most) // 2, most} if most > 2 else {1, most})))
-    _title(missing, "Changes that at least one node does not have yet")
+    _title(missing, "Changes that some nodes have and others lack, nodes that are down included")
     _draw_steps(
         missing, [(step.at_us, step.missing) for step in history.steps], 0, unit_us, end_us, SERIES[3]
     )

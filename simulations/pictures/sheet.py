@@ -37,6 +37,10 @@ _GAP: Final = 0.25
 _PANELS_IN_A_ROW: Final = 4
 
 
+LEAST_FOR_A_SPREAD: Final = 5
+"""Of fewer runs the dots say more than a band."""
+
+
 class Look(NamedTuple):
     """How a series is drawn and what it is called."""
 
@@ -218,9 +222,9 @@ def draw_curve(axes: Axes, points: Mapping[float, Sequence[float]], look: Look) 
     """The values at each x: their median as a line, their spread as a band, each of them as a dot."""
     xs = sorted(points)
     spreads = [spread(points[x]) for x in xs]
-    axes.fill_between(
-        xs, [one.low for one in spreads], [one.high for one in spreads], color=look.colour, alpha=0.16, lw=0
-    )
+    if min(map(len, points.values()), default=0) >= LEAST_FOR_A_SPREAD:
+        lows, highs = [one.low for one in spreads], [one.high for one in spreads]
+        axes.fill_between(xs, lows, highs, color=look.colour, alpha=0.16, lw=0)
     dots = [(x, value) for x in xs for value in points[x]]
     axes.plot(
         [x for x, _ in dots], [value for _, value in dots], "o", color=look.colour, ms=3, mew=0, alpha=0.3

@@ -5,6 +5,7 @@ A row is one run, a dict of plain data.  Every run is drawn, faint; lines and ba
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
-from simulations.pictures.sheet import Look, Sheet, draw_curve, looks_for, scale_x, scale_y, spread
+from simulations.pictures.sheet import (
+    LEAST_FOR_A_SPREAD,
+    Look,
+    Sheet,
+    draw_curve,
+    looks_for,
+    scale_x,
+    scale_y,
+    spread,
+)
 from simulations.pictures.style import INK, QUIET, SMALL_PT, drawing, say_bytes, say_number, write_files
 from simulations.pictures.time import say_duration
 
@@ -22,7 +32,7 @@ Row = Mapping[str, Any]
 
 _SUMMARY: Final = "Line: median of the runs; band: from the 10th to the 90th percentile; dots: single runs."
 
-_CONVERGENCE: Final = ["Time from the last write until all nodes hold the same mailboxes.", _SUMMARY]
+_CONVERGENCE: Final = "Time from the last write until all nodes hold the same mailboxes."
 
 _TOPOLOGIES: Final = {
     "mesh": "mesh: all with all",
@@ -46,11 +56,28 @@ _ORIGINS: Final[list[tuple[str, dict[str, Any]]]] = [
 ]
 
 
+def runs_a_point(rows: Sequence[Row]) -> str:
+    """`5 runs a point`, or from the fewest to the most."""
+    point = [
+        name for name in ("topology", "nodes", "loss", "partition_s", "masters") if rows and name in rows[0]
+    ]
+    many = Counter(tuple(row[name] for name in point) for row in rows).values()
+    least, most = min(many, default=0), max(many, default=0)
+    often = f"{least}" if least == most else f"{least} to {most}"
+    return f"{often} run{'' if most == 1 else 's'} a point."
+
+
+def _said(what: str, rows: Sequence[Row]) -> list[str]:
+    return [what, f"{_SUMMARY} {runs_a_point(rows)}"]
+
+
 def convergence_against_loss(rows: Sequence[Row], file: Path) -> list[Path]:
     """Rows with `loss` (0 to 1), `nodes`, `topology`, and `seconds` from the last write to equality."""
     title = "How message loss delays the moment when all nodes are equal"
     with drawing():
-        sheet = _sheet_of_curves(title, _CONVERGENCE, rows, ("topology", "nodes"), _loss_percent, "seconds")
+        sheet = _sheet_of_curves(
+            title, _said(_CONVERGENCE, rows), rows, ("topology", "nodes"), _loss_percent, "seconds"
+        )
         for axes in sheet.panels:
             scale_x(axes, map(_loss_percent, rows), "messages lost (%)", say_number, may_be_log=False)
         sheet.label_y("time until all are equal (s)", [row["seconds"] for row in rows])
@@ -61,7 +88,9 @@ def convergence_against_nodes(rows: Sequence[Row], file: Path) -> list[Path]:
     """The same rows against the number of nodes."""
     title = "How the time until all nodes are equal grows with their number"
     with drawing():
-        sheet = _sheet_of_curves(title, _CONVERGENCE, rows, ("loss", "topology"), _node_count, "seconds")
+        sheet = _sheet_of_curves(
+            title, _said(_CONVERGENCE, rows), rows, ("loss", "topology"), _node_count, "seconds"
+        )
         for axes in sheet.panels:
             scale_x(axes, map(_node_count, rows), "nodes", say_number)
         sheet.label_y("time until all are equal (s)", [row["seconds"] for row in rows])
@@ -71,11 +100,11 @@ def convergence_against_nodes(rows: Sequence[Row], file: Path) -> list[Path]:
 def renumberings_against_partition(rows: Sequence[Row], file: Path) -> list[Path]:
     """Rows with `partition_s`, `masters` and `renumberings`: how many new UIDs a message got."""
     title = "How many new UIDs a message gets after a partition, by its length"
-    said = [
+    what = (
         "A UID that comes in below what readers have seen cannot be shown and is replaced. "
-        "Here every master has a reader who looks at everything at once.",
-        _SUMMARY,
-    ]
+        "Here every master has a reader who looks at everything at once."
+    )
+    said = _said(what, rows)
     with drawing():
         sheet = _sheet_of_curves(title, said, rows, ("", "masters"), _partition_s, "renumberings")
         for axes in sheet.panels:
@@ -88,7 +117,8 @@ def redundancy_by_topology(rows: Sequence[Row], file: Path) -> list[Path]:
     """Rows with `topology`, `nodes` and `redundancy`: times a delta is sent per node that needed it."""
     said = [
         "Every node but the one that made a change needs it once, so 1 is the least possible.",
-        "Bar: median of the runs; box: from the 10th to the 90th percentile; dots: single runs.",
+        "Bar: median of the runs; box: from the 10th to the 90th percentile; dots: single runs. "
+        + runs_a_point(rows),
     ]
     topologies, counts = _values(rows, "topology"), _values(rows, "nodes")
     looks = looks_for([_NAMES["nodes"](count) for count in counts], is_ordered=True)
@@ -123,7 +153,8 @@ def growth(rows: Sequence[Row], file: Path) -> list[Path]:
     said = [
         "What it takes to bring one change to every node of a cluster that is quiet otherwise. In the first "
         "round it goes to the peers of its origin, in each further one, half a second later, to theirs.",
-        "Points: median of the runs. Dotted line: the least possible.",
+        f"Points: median of the runs, {runs_a_point([row for row in rows if not row.get('is_model')])} "
+        "Dotted line: the least possible.",
     ]
     with drawing():
         sheet = Sheet(
@@ -233,7 +264,10 @@ def _draw_box(axes: Axes, at: float, half: float, values: Sequence[float], look:
     if not values:
         return
     low, middle, high = spread(values)
-    axes.add_patch(Rectangle((at - half, low), 2 * half, high - low, fc=look.colour, ec="none", alpha=0.2))
+    if len(values) >= LEAST_FOR_A_SPREAD:
+        axes.add_patch(
+            Rectangle((at - half, low), 2 * half, high - low, fc=look.colour, ec="none", alpha=0.2)
+        )
     axes.plot([at - half, at + half], [middle, middle], color=look.colour, lw=2.2, solid_capstyle="butt")
     axes.plot([at] * len(values), values, "o", color=look.colour, ms=3, mew=0, alpha=0.35)
     axes.plot([at], [middle], look.marker, color=look.colour, ms=6, mec="white", mew=0.6)

@@ -12,7 +12,7 @@ DAY_US: Final = 24 * HOUR_US
 _UNITS: Final[list[tuple[int, int, str, tuple[float, ...]]]] = [
     # up to this long a run, this unit, its name, and the steps that a reader can count in
     (SECOND_US, 1000, "ms", (1, 2, 5, 10, 20, 50, 100)),
-    (3 * MINUTE_US, SECOND_US, "s", (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30)),
+    (10 * MINUTE_US, SECOND_US, "s", (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60)),
     (3 * HOUR_US, MINUTE_US, "min", (0.5, 1, 2, 5, 10, 15, 30)),
     (4 * DAY_US, HOUR_US, "h", (0.5, 1, 2, 3, 6, 12)),
     (10**30, DAY_US, "days", (1, 2, 5, 7, 10, 14, 28, 50, 100, 200, 500, 1000)),
@@ -36,9 +36,32 @@ class TimeAxis(NamedTuple):
     def say(self, at_us: int, digits: int) -> str:
         return f"{at_us / self.unit_us:.{digits}g} {self.unit}"
 
+    def tick(self, place: float) -> str:
+        """What stands at a tick: minutes with their seconds, all else as it is."""
+        if self.unit == "min":
+            seconds = round(place * 60)
+            return f"{seconds // 60}:{seconds % 60:02}"
+        return f"{place:,.6g}"
 
-def time_axis(end_us: int) -> TimeAxis:
-    """At most some twelve ticks; a run that ends a little before the next tick gets that tick."""
+    @property
+    def label(self) -> str:
+        return f"simulated time ({'min:s' if self.unit == 'min' else self.unit})"
+
+    def ticks(self, from_us: int) -> list[float]:
+        """Where the ticks are if the axis shows a part of the run, from `from_us` on."""
+        step_us = self.step * self.unit_us
+        first = -from_us % step_us
+        return [
+            (first + n * step_us) / self.unit_us for n in range(int((self.end_us - first) // step_us) + 1)
+        ]
+
+
+def time_axis(end_us: int, from_us: int = 0) -> TimeAxis:
+    """At most some twelve ticks; a run that ends a little before the next tick gets that tick.  A part of a
+    run from `from_us` on is told in seconds at least."""
+    if from_us and end_us <= SECOND_US:
+        step = next((s for s in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05) if end_us / SECOND_US / s <= 13), 0.1)
+        return TimeAxis(SECOND_US, "s", step, max(end_us, 1000))
     _, unit_us, unit, steps = next(row for row in _UNITS if end_us <= row[0])
     step = next((step for step in steps if end_us / unit_us / step <= 13), steps[-1])
     step_us = round(step * unit_us)

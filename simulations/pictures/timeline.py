@@ -13,10 +13,10 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from simulations.pictures import marks as marks
-from simulations.pictures.history import History, read_history
+from simulations.pictures.history import History, read_history, zoomed
 from simulations.pictures.lanes import draw_lanes
 from simulations.pictures.legend import LEGEND_ROW, choose_legend, draw_legend
 from simulations.pictures.marks import Board
@@ -47,11 +47,33 @@ _PANEL_STEP: Final = 0.90
 _VIOLATIONS_TOLD: Final = 4
 
 
-def timeline(records: Sequence[Record], title: str, file: Path, round_s: float | None = None) -> list[Path]:
-    """The picture of one run, as PNG and SVG.  `round_s` is how long a bin of sent bytes is; a fitting one
-    if not given."""
-    history = read_history(records)
-    axis = time_axis(history.end_us)
+def timeline(
+    records: Sequence[Record],
+    title: str,
+    file: Path,
+    round_s: float | None = None,
+    *,
+    order: Sequence[str] = (),
+    facts: Sequence[str] = (),
+    part_us: tuple[int, int] | None = None,
+) -> list[Path]:
+    """The picture of one run, as PNG and SVG.
+
+    `round_s` is how long a bin of sent bytes is; a fitting one if not given.  Nodes stand in that `order`.
+    `facts` are more lines below the title.  `part_us` is the part of the run that is drawn.
+    """
+    from_us, facts = 0, list(facts)
+    if part_us is not None and records:
+        from_us, until_us = part_us[0], min(part_us[1], records[-1].at_us)
+        if from_us >= until_us:
+            raise ValueError(
+                f"there is nothing between {from_us / 1e6:g} s and {until_us / 1e6:g} s of the run"
+            )
+        whole = f"of {records[-1].at_us / 1e6:.4g} s"
+        facts.insert(0, f"A part: from {from_us / 1e6:.6g} s to {until_us / 1e6:.6g} s {whole}")
+        records = zoomed(records, from_us, until_us)
+    history = read_history(records, order)
+    axis = time_axis(history.end_us, from_us)
     round_us = round(round_s * 1_000_000) if round_s else round_for(history.end_us)
     with drawing():
         names = max((text_width(lane.name, TEXT_PT) for lane in history.lanes), default=0.0)
@@ -61,7 +83,9 @@ def timeline(records: Sequence[Record], title: str, file: Path, round_s: float |
         plan = plan_lanes(history, us_per_inch, width)
         legend = choose_legend(history, plan)
 
-        heading = _Heading(title, [_say_facts(history, axis), *plan.said], _say_violations(history, axis))
+        heading = _Heading(
+            title, [_say_facts(history, axis), *facts, *plan.said], _say_violations(history, axis)
+        )
         lanes_top = heading.height + 0.1
         panels_top = lanes_top + plan.height + 0.3
         legend_top = panels_top + 3 * _PANEL_STEP + 0.3
@@ -73,12 +97,15 @@ def timeline(records: Sequence[Record], title: str, file: Path, round_s: float |
         ]
         for each in (axes, *panels):
             each.set_xlim(0, axis.end_us / axis.unit_us)
-            each.xaxis.set_major_locator(MultipleLocator(axis.step))
+            each.xaxis.set_major_locator(FixedLocator(axis.ticks(from_us)))
+            each.xaxis.set_major_formatter(
+                FuncFormatter(lambda place, _: axis.tick(place + from_us / axis.unit_us))
+            )
             each.tick_params(axis="x", labelbottom=each is panels[-1], length=3 if each is panels[-1] else 0)
         axes.set_ylim(plan.height, 0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        panels[-1].set_xlabel(f"simulated time ({axis.unit})")
+        panels[-1].set_xlabel(axis.label)
 
         draw_lanes(Board(axes, axis.unit_us, us_per_inch), history, plan)
         draw_panels(panels, history, round_us, axis.unit_us)
@@ -120,8 +147,9 @@ def _say_facts(history: History, axis: TimeAxis) -> str:
     damaged = sum(message.is_damaged for message in history.messages)
     said = [f"{len(history.lanes)} node{'' if len(history.lanes) == 1 else 's'}", axis.say(history.end_us, 3)]
     said.append(f"{len(history.messages):,} messages")
+    refused = sum(not message.arrivals_us and message.is_refused for message in history.messages)
     if never:
-        said.append(f"{never:,} of them never arrived")
+        said.append(f"{never:,} of them never arrived" + (f" ({refused:,} refused)" if refused else ""))
     if damaged:
         said.append(f"{damaged:,} damaged")
     return ", ".join(said)
@@ -149,12 +177,17 @@ def _draw_rules(all_axes: list[Axes], history: History, unit_us: int) -> None:
         return
     for axes in all_axes:
         marks.draw_rule(axes, history.calm_us / unit_us, marks.CALM, "--")
+        if history.has_equal_rule:
+            assert history.equal_us is not None
+            marks.draw_rule(axes, history.equal_us / unit_us, marks.CALM, ":")
     # The words stand right of the line unless the edge, or the line of a broken promise, is in their way.
     taken_us = 0.15 * history.end_us
     ends_us = [history.end_us, *(note.at_us for note in history.violations)]
     is_left = any(0 <= end_us - history.calm_us < taken_us for end_us in ends_us)
     all_axes[0].annotate(
-        "faults stop here",
+        "faults stop here"
+        if history.has_equal_rule or history.equal_us is None
+        else "faults stop, all equal",
         (history.calm_us / unit_us, 0.09),
         (-5 if is_left else 5, 0),
         textcoords="offset points",

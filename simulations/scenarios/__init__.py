@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,11 @@ from types import ModuleType
 
 import msgspec
 
+from simulations import actions
 from simulations.config import Config
 from simulations.story import checked
+
+ACTIONS = {action.__name__ for action in actions.AnyAction.__args__}
 
 
 @dataclass(frozen=True)
@@ -65,5 +70,18 @@ def _from_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError, NameError, TypeError, AttributeError, msgspec.MsgspecError) as error:
-        raise ValueError(f"{path} is no scenario: {error}") from error
+        raise ValueError(f"{path} is no scenario: {error}{_where(path, error)}") from error
     return module
+
+
+def _where(path: Path, error: Exception) -> str:
+    """The line of the file in which it went wrong, and the fields of what is made there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    if not lines or lines[-1] is None:
+        return ""
+    words = re.findall(r"\w+", path.read_text().splitlines()[lines[-1] - 1])
+    fields = [actions.signature(vars(actions)[word]) for word in words if word in ACTIONS]
+    if not fields and "Config" in words:
+        fields = [f"Config has {', '.join(Config.__struct_fields__)}"]
+    return f" (line {lines[-1]})" + "".join(f"; {each}" for each in fields if isinstance(error, TypeError))
