@@ -289,7 +289,12 @@ class Retires(Fault):
     often = (0.6, 1.5)
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
-        yield Event(at, actions.Retire(_node(chance, config), _node(chance, config)))
+        node = _node(chance, config)
+        yield Event(at, actions.Retire(node, _node(chance, config)))
+        if chance.random() < 0.4:  # what it was told it knows ever after
+            for turn in (1, 2):
+                yield Event(at + 0.02 * turn + 0.2 * chance.random(), actions.Crash(node))
+                yield Event(at + 0.3 * turn, actions.Start(node))
 
 
 class ShortLog(Fault):

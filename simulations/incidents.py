@@ -118,7 +118,7 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Non
                 world.reached["older version installed" if protocol < PROTOCOL else "node upgraded"] += 1
                 machine.install(protocol)
         case actions.Leave():
-            if len(world.members) > 2 and world.config.topology in ("mesh", "one way"):
+            if machine.life and len(world.members) > 2 and world.config.topology in ("mesh", "one way"):
                 world.reached["node left"] += 1
                 machine.leave()
         case actions.Retire(other=other):
