@@ -130,7 +130,7 @@ class DeleteMailbox(Action, frozen=True):
 
 
 class Annotate(Action, frozen=True):
-    """A client sets an annotation of a mailbox; `subscribed` its subscription, `role` its role (`""`: none)."""
+    """A client sets an annotation of a mailbox, its subscription, its role (`""`: none)."""
 
     client: str
     mailbox: str

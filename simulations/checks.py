@@ -227,10 +227,9 @@ class Checks:
     def pruned(self, machine: Machine, gone: Clock) -> None:
         """This node has taken deltas off its log that were not over its limit: all members have them.
 
-        Members are those that it calls and those that it was ever called by, but for who is retired or has
-        lost its disk, or has got this node's news under another id.
+        Members are those that have ever told it where they stand, but for who is retired or has lost its disk.
         """
-        for name in {*machine.addresses, *machine.met}:
+        for name in sorted(machine.met):
             member = self.world.machines[name]
             if member.retired or member.disks or not member.life:
                 continue

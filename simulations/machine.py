@@ -638,6 +638,9 @@ class Machine:
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
                     raise error
+                peer = self.gossip.peers.sessions[address].peer
+                if peer is not None and self.world.machines[address].lives_as(peer.replica):
+                    self.met.add(address)
                 self.world.checks.talked(self, address)
                 self.progress()
 

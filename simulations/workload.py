@@ -209,7 +209,7 @@ def _description(chance: random.Random, client: str, name: str) -> actions.Annot
 def _twins(chance: random.Random, at: float, homes: list[tuple[str, str]], account: str) -> Iterator[Event]:
     """Two mailboxes come to have one name, so that one shows a suffix; then they go, and the name is used."""
     name, before = chance.sample(NAMES[1:], 2)
-    (one, here), (other, there) = homes
+    (one, here), (_, there) = homes
     for client, node in homes:
         yield Event(at, actions.Connect(client, node, account))
     yield Event(at, actions.CreateMailbox(one, before))
@@ -231,7 +231,7 @@ def _twins(chance: random.Random, at: float, homes: list[tuple[str, str]], accou
 
 
 AROUND_S = 2.0
-"""Intervals below this leave room for a clash around a snapshot in a short run: logs are pruned once in each."""
+"""Intervals below this leave room for a clash around a snapshot in a short run: a log is pruned in each."""
 
 
 def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str, str]) -> Iterator[Event]:

@@ -304,8 +304,8 @@ class World:
     def _everybody_writes(self) -> bool:
         """Whatever happened to a node, it takes mail again, and the others get it.
 
-        All of them in one run of three, one in the others, for it is a quarter of a run's work; whether it was
-        all.
+        All of them in one run of three, one in the others, for it is a quarter of a run's work; whether it
+        was all.
         """
         self.record("probe", "")
         members = self.members
@@ -408,8 +408,8 @@ class World:
             is_back = machine.replica.id not in retired
             expect(is_back, "who was retired comes back under another id", machine.name)
             left = machine.gossip.head.log_bytes
-            # Elsewhere it may know a member from another's disk with which it never talks; and for one that it
-            # is to call and never met it keeps everything.
+            # Elsewhere it may know a member from another's disk with which it never talks; and for one that
+            # it is to call and never met it keeps everything.
             sessions = machine.gossip.peers.sessions.items()
             awaits = any(its.peer is None and self.machines[name].has_left for name, its in sessions)
             expect(
