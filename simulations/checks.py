@@ -227,7 +227,7 @@ class Checks:
     def pruned(self, machine: Machine, gone: Clock) -> None:
         """This node has taken deltas off its log that were not over its limit: all members have them.
 
-        Members are those that have ever told it where they stand, but for who is retired or has lost its disk.
+        Members are those that ever told it where they stand, but for who is retired or has lost its disk.
         """
         for name in sorted(machine.met):
             member = self.world.machines[name]

@@ -200,8 +200,8 @@ def _on_the_network(world: World, action: actions.AnyAction) -> None:
 def _stranger(world: World, action: actions.Stranger) -> None:
     """Somebody asks for what must be refused, and nothing may come of it."""
     machine = _up(world, action.node)
-    if machine is None or machine.is_paused:
-        return
+    if machine is None or machine.is_paused or machine.protocol < PROTOCOL:
+        return  # of an older version it says just that
     before, is_filling = machine.gossip.refusals.faults, machine.gossip.filling is not None
     request = _strange(world, machine, action.what)
 

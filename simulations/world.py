@@ -427,9 +427,12 @@ class World:
         )
 
     def _all_know(self) -> bool:
-        """Whether each member knows of each that it calls that it has everything, and nothing is said."""
+        """Whether each member knows of each that it calls that it has everything, the last call was answered,
+        and nothing is said."""
         return self._is_at_rest() and all(
-            session.known.includes(machine.gossip.head.clock) and machine.gossip.wait_s(address) is not None
+            session.known.includes(machine.gossip.head.clock)
+            and machine.gossip.wait_s(address) is not None
+            and not session.failures
             for machine in self.members
             for address, session in machine.gossip.peers.sessions.items()
             if not self.machines[address].has_left
