@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from simulations import actions
 from simulations.actions import Event
 from simulations.config import Config
-from simulations.faults import ShortLog
 
 NAMES = ("INBOX", "Work", "Archive", "Work/Done", "Work2", "Play")
 KEYWORDS = ("$seen", "$draft", "$flagged", "$deleted", "todo")
@@ -38,7 +37,7 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
         yield Event(0.0, actions.Connect(client, homes[client], accounts[client]))
     mail = _Mail(chance, config)
     can_clash = len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1
-    if can_clash and ShortLog.name in config.faults and config.interval_s < AROUND_S:
+    if can_clash and config.interval_s < AROUND_S:
         yield from _around_a_snapshot(chance, config, accounts)
     elif can_clash:
         at = round(chance.random() * max(0.0, config.seconds - 1.0), 4)  # in time to come to blows
@@ -55,8 +54,6 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
         elif drawn < 0.34:
             yield Event(at, actions.Connect(client, chance.choice(config.nodes), accounts[client]))
             yield Event(at, actions.Look(client, _name(chance)))
-        elif drawn < 0.345 and len(config.nodes) > 2:
-            yield from _acknowledged_across_a_restore(chance, config, at, accounts[client])
         elif drawn < 0.36 and len(config.nodes) > 1:
             yield from _resurrection(chance, config, at, client, accounts[client])
         elif drawn < 0.46:
@@ -300,18 +297,6 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
         yield Event(then + 0.05, actions.Start(there))
     for client, _ in homes:
         yield Event(round(heal + 0.4 + 0.3 * chance.random(), 4), actions.Follow(client))
-
-
-def _acknowledged_across_a_restore(
-    chance: random.Random, config: Config, at: float, account: str
-) -> Iterator[Event]:
-    """The one node that can acknowledge a write has it twice: it loses it with its disk meanwhile."""
-    here, there, other = chance.sample(config.nodes, 3)
-    yield Event(at, actions.Cut((other,), (here, there)))
-    yield Event(at, actions.Backup(there))
-    yield Event(at + 0.02, actions.Deliver(here, (f"a{round(at * 1000)}",), "INBOX", account=account, ack=2))
-    yield Event(at + 0.4, actions.RestoreBackup(there))
-    yield Event(at + 2.5, actions.Heal())
 
 
 def _blow(

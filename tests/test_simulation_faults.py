@@ -126,7 +126,9 @@ def test_the_swarm_switches_each_fault_off_on_and_high() -> None:
     levels = [swarm(seed, Config()).faults for seed in range(300)]
     for name in FAULTS:
         times = Counter(faults.get(name, "off") for faults in levels)
-        assert times["off"] > times["on"] > times["high"] > 0, name
+        assert times["off"] > times["on"] > 0 < times["high"], name
+        # A clash around a snapshot wants a log that is cut short at once.
+        assert times["on"] > times["high"] or name == "short log", name
 
 
 def test_faults_end_when_it_is_calm() -> None:

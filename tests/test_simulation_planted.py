@@ -103,6 +103,14 @@ STORIES: dict[str, tuple[Event, ...]] = {
         Event(3.6, Crash("mx1")),
         Event(4, Start("mx1")),
     ),
+    "an-acknowledgement-counts-ids": (
+        Event(1, Deliver("mx1", ("first",))),
+        Event(6, Cut(("mx3",), ("mx1", "mx2"))),
+        Event(6, Backup("mx2")),
+        Event(6.02, Deliver("mx1", ("second",), ack=2)),
+        Event(6.4, RestoreBackup("mx2")),
+        Event(10, Heal()),
+    ),
     "remove-wins": opposites("$flagged"),
     "undelete-forgotten": opposites("$deleted"),
 }
