@@ -18,6 +18,7 @@ from tests.simulated import run_seed
 
 STRIKES: dict[str, set[str]] = {
     "loss": {"message lost"},
+    "old version": {"older version installed", "node upgraded", "older version spoken"},
     "retire": {"node retired", "another id taken"},
     "short log": {"snapshot merged"},
     "duplication": {"message doubled"},
