@@ -137,20 +137,22 @@ class DeleteMailbox(Action, frozen=True):
 
 
 class Annotate(Action, frozen=True):
-    """A client sets an annotation of a mailbox; `subscribed` its subscription."""
+    """A client sets an annotation of a mailbox, its subscription, its role (`""`: none)."""
 
     client: str
     mailbox: str
     value: str = ""
     subscribed: bool | None = None
+    role: str | None = None
 
 
 class PutScript(Action, frozen=True):
-    """A client writes the lines of its one Sieve script, and makes it the active one or not."""
+    """A client writes the lines of a Sieve script, and makes it the active one or not."""
 
     client: str
     lines: tuple[str, ...]
     active: bool = True
+    name: str = "main"
 
 
 # Nodes --------------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
-from simulations.clients import ANNOTATION, EVERYTHING, SCRIPT, Looked, mail
+from simulations.clients import ANNOTATION, EVERYTHING, SCRIPTS, Looked, mail
 from simulations.commands import Shown
 from simulations.ledger import Ledger
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
-from simulations.watched import Filled, Made, Note, Received
+from simulations.watched import Filled, Made, Note, Pruned, Received
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
@@ -60,6 +60,10 @@ class Checks:
         self._commits: Counter[str] = Counter()
         self._lists: dict[tuple[ReplicaId, Account], tuple[int, Mapping[MailboxId, object]]] = {}
         """The mailboxes of an account as they were looked at last on each replica, with their modseq."""
+        self._numbers: dict[
+            tuple[Account, MailboxId, int, frozenset[ReplicaId]], tuple[ReplicaId, MessageId]
+        ] = {}
+        """Who has given each UID to which message, knowing whom."""
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
         """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
@@ -70,6 +74,14 @@ class Checks:
     def durable(self, machine: Machine, notes: list[Note], touched: set[Account]) -> None:
         """A commit of this node has reached its disk; those who wait for `touched` accounts are woken."""
         changed = {note.account for note in notes if isinstance(note, Made | Received)}
+        for note in notes:
+            match note:
+                case Filled():
+                    changed |= note.changed
+                case Made():
+                    self._numbered(machine, note)
+                case Pruned(gone):
+                    self.pruned(machine, gone)
         asleep = sorted(changed - touched)
         expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
         world = self.world
@@ -172,16 +184,16 @@ class Checks:
     def acknowledged(self, machine: Machine, dot: Dot, count: int, disks_lost: int) -> None:
         """A client was told that so many other nodes have its write; before it, `disks_lost` were gone."""
         others = [m for m in self.world.machines.values() if m is not machine]
-        holding = sum(m.disk.durable_clock().covers(dot) for m in others)
-        gone = self.world.disks_lost - disks_lost
+        holding = {m.name for m in others if m.disk.durable_clock().covers(dot)}
+        had = holding | set(self.world.disks_lost[disks_lost:]) - {machine.name}
         expect(
-            holding + gone >= count,
+            len(had) >= count,
             "an acknowledgement counts disks",
             "{} said that {} others have {}; {} have it",
             machine.name,
             count,
             dot,
-            holding,
+            sorted(holding),
         )
         if count:
             self.world.reached["acknowledged by another node"] += 1
@@ -225,6 +237,40 @@ class Checks:
             f"{machine.name}: {address} failed {len(at)} times in {at[-1] - at[0]:.1f} s",
         )
 
+    def took_nothing_again(self, machine: Machine, address: str, at: list[float]) -> None:
+        """A peer has answered with one and the same gap at these times, one after the other."""
+        if len(at) > 8:
+            expect(
+                at[-1] - at[-8] >= Timing().first_retry_s,
+                "a peer that takes nothing is asked ever more rarely",
+                f"{machine.name}: {address} took nothing 8 times in {at[-1] - at[-8]:.3f} s",
+            )
+
+    def pruned(self, machine: Machine, gone: Clock) -> None:
+        """This node has taken deltas off its log that were not over its limit: all members have them.
+
+        Members are those that ever told it where they stand, but for who is retired or has lost its disk.
+        """
+        for name in sorted(machine.met):
+            member = self.world.machines[name]
+            if member.retired or member.disks or not member.life:
+                continue
+            has = member.disk.durable_clock()
+            expect(
+                has.includes(gone), "the log is kept for those that lack it", machine.name, name, gone, has
+            )
+
+    def _numbered(self, machine: Machine, note: Made) -> None:
+        """Two that know the same replicas never give one UID to two messages."""
+        for mailbox, id, uid in note.uids:
+            key = (note.account, mailbox, uid, note.known)
+            other, message = self._numbers.setdefault(key, (machine.replica.id, id))
+            expect(
+                other == machine.replica.id or message == id,
+                "two that know each other never give the same UID",
+                f"{machine.name}: {uid} for {id} and {message}",
+            )
+
     def disk_gone(self, machine: Machine, image: Image) -> None:
         """This node's disk is about to be replaced; what is on no other one is lost with it."""
         others = [m.disk.durable_clock() for m in self.world.members if m is not machine]
@@ -237,7 +283,8 @@ class Checks:
         self._lost_with_disk += [
             (replica, kept[replica], seq) for replica, seq in own.items() if kept[replica] < seq
         ]
-        self.world.disks_lost += not machine.has_left
+        if not machine.has_left:
+            self.world.disks_lost.append(machine.name)
 
     def _is_lost(self, dot: Dot) -> bool:
         """Whether the last disk that had this delta is gone."""
@@ -458,7 +505,7 @@ class Checks:
             if is_judged:
                 self.last_shown = [] if account == self.world.config.accounts[0] else self.last_shown
                 self._list(where, account, clock, listed)
-                self._script(where, account, clock, written)
+                self._scripts(where, account, clock, written)
             for id, its in listed.items():
                 found = messages(tables, its.record, limit=EVERYTHING)
                 self._counters(f"{where}, {account}", its.record, found)
@@ -470,14 +517,18 @@ class Checks:
             seen.append(written)
         return seen
 
-    def _script(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
-        is_active = str(any(script.is_active for script in written))
-        self._register(where, account, clock, ("active",), is_active, "False")
-        last, ever = self.ledger.register(account, ("script",), clock)
-        shown = {script.name: script.content for script in written}.get(SCRIPT, "")
+    def _scripts(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
+        active = next((script.name for script in written if script.is_active), "")
+        self._register(where, account, clock, ("active",), active, "")
+        shown = {script.name: script.content for script in written}
+        for name in SCRIPTS:
+            self._script(f"{where}, {name}", account, clock, ("script", name), shown.get(name, ""))
+
+    def _script(self, where: str, account: Account, clock: Clock, key: tuple[str, ...], shown: str) -> None:
+        last, ever = self.ledger.register(account, key, clock)
         if len(last) == 1:
             expect(shown in last, "a script is what was written last", f"{where}: {shown!r}")
-        merged = self.ledger.merged_lines(account, ("script",), clock)
+        merged = self.ledger.merged_lines(account, key, clock)
         if merged is not None:
             self.world.reached["script written on two nodes at once"] += 1
             expect(

@@ -35,7 +35,8 @@ ACK_WAIT_S = 3.0
 EVERYTHING = 10_000
 PAGE = 4
 ANNOTATION = "/private/comment"
-SCRIPT = "main"
+SCRIPTS = ("holiday", "main")
+TWIN = " (*)"
 
 
 @dataclass
@@ -199,7 +200,7 @@ def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
                 shown,
             )
 
-    disks_lost = world.disks_lost
+    disks_lost = len(world.disks_lost)
     written = yield from _write(machine, account, "delivered", run)
     if shown:
         world.checks.told_uids(machine, account, mailbox, shown)
@@ -261,6 +262,11 @@ def _find(machine: Machine, account: Account, name: str) -> Steps[MailboxId]:
 
 
 def _named(tables: Tables, account: Account, name: str) -> MailboxId | None:
+    """The mailbox of this name; `Work (*)` is one that is shown as `Work` with whatever suffix."""
+    if name.endswith(TWIN):
+        beginning = name.removesuffix("*)")
+        shown = ((its.name, id) for id, its in views.living_mailboxes(tables, account).items())
+        return min(((n, id) for n, id in shown if n.startswith(beginning)), default=(name, None))[1]
     try:
         return views.find_mailbox(tables, account, name)
     except NotFound:
@@ -273,7 +279,8 @@ def _mailbox_named(machine: Machine, account: Account, name: str) -> Steps[Mailb
         try:
             return (yield from _find(machine, account, name))
         except NotFound:
-            pass
+            if name.endswith(TWIN):
+                raise
         with suppress(AlreadyExists):  # somebody else has just made it
             yield from _create(machine, account, name, None)
 
@@ -290,8 +297,8 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[Nothing | None]:
             written = yield from _delete(machine, account, name)
         case actions.Annotate():
             written = yield from _annotate(machine, account, action)
-        case actions.PutScript(lines=lines, active=active):
-            written = yield from _put_script(machine, account, lines, active=active)
+        case actions.PutScript():
+            written = yield from _put_script(machine, account, action)
         case _:
             written = yield from _change_messages(machine, client, action)
     client.token = client.token.join(written.clock)
@@ -482,8 +489,15 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         annotations: dict[str, str | None] = {ANNOTATION: action.value or None}
         replica.describe_mailbox(
-            txn, account, mailbox, is_subscribed=action.subscribed, annotations=annotations
+            txn,
+            account,
+            mailbox,
+            role=action.role,
+            is_subscribed=action.subscribed,
+            annotations=annotations,
         )
+        if action.role is not None:
+            did.append(Did(Registered((mailbox.hex(), "role"), action.role)))
         did.append(Did(Registered((mailbox.hex(), "annotation"), action.value)))
         if action.subscribed is not None:
             did.append(Did(Registered((mailbox.hex(), "subscribed"), str(action.subscribed))))
@@ -491,19 +505,18 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
     return (yield from _write(machine, account, f"described {action.mailbox}", run))
 
 
-def _put_script(
-    machine: Machine, account: Account, lines: tuple[str, ...], *, active: bool
-) -> Steps[Written]:
-    content = "".join(f"{line}\n" for line in lines)
+def _put_script(machine: Machine, account: Account, action: actions.PutScript) -> Steps[Written]:
+    content = "".join(f"{line}\n" for line in action.lines)
+    name, active = action.name, action.active
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
-        was_active = any(script.is_active for script in views.scripts(Tables(txn), account))
-        replica.change_script(txn, account, SCRIPT, content=content, is_active=active)
-        did.append(Did(Registered(("script",), content)))
+        was_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
+        replica.change_script(txn, account, name, content=content, is_active=active)
+        did.append(Did(Registered(("script", name), content)))
         if active or was_active:
-            did.append(Did(Registered(("active",), str(active))))
+            did.append(Did(Registered(("active",), name if active else "")))
 
-    return (yield from _write(machine, account, "wrote the script", run))
+    return (yield from _write(machine, account, f"wrote the script {name}", run))
 
 
 def _identity(machine: Machine, account: Account, mailbox: MailboxId) -> commands.Mailbox:

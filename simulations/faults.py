@@ -289,7 +289,12 @@ class Retires(Fault):
     often = (0.6, 1.5)
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
-        yield Event(at, actions.Retire(_node(chance, config), _node(chance, config)))
+        node = _node(chance, config)
+        yield Event(at, actions.Retire(node, _node(chance, config)))
+        if chance.random() < 0.4:  # what it was told it knows ever after
+            for turn in (1, 2):
+                yield Event(at + 0.02 * turn + 0.2 * chance.random(), actions.Crash(node))
+                yield Event(at + 0.3 * turn, actions.Start(node))
 
 
 class ShortLog(Fault):
@@ -367,9 +372,22 @@ class OldBackup(Fault):
     often = (0.7, 2.0)
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
+        if len(config.nodes) > 2 and chance.random() < 0.5:
+            yield from self._across_an_acknowledgement(chance, config, at)
+            return
         node = _node(chance, config)
         yield Event(at, actions.Backup(node))
         yield Event(at + chance.expovariate(0.2), actions.RestoreBackup(node))
+
+    def _across_an_acknowledgement(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
+        """The one node that can acknowledge a write gets it twice, for it loses it in between."""
+        here, there, other = chance.sample(config.nodes, 3)
+        account = chance.choice(config.accounts)
+        yield Event(at, actions.Cut((other,), (here, there)))
+        yield Event(at, actions.Backup(there))
+        yield Event(at + 0.02, actions.Deliver(here, (f"a{round(at * 1000)}",), account=account, ack=2))
+        yield Event(at + 0.4, actions.RestoreBackup(there))
+        yield Event(at + 2.5, actions.Heal())
 
 
 class AnothersDisk(Fault):

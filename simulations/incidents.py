@@ -160,6 +160,8 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Why
             if not machine.install(protocol):
                 return f"{machine.name} speaks that version already"
         case actions.Leave():
+            if not machine.life:
+                return f"{machine.name} has not joined yet"
             if len(world.members) <= 2 or world.config.topology not in ("mesh", "one way"):
                 return "the others would not hang together any more"
             world.reached["node left"] += 1

@@ -155,6 +155,16 @@ class Machine:
         self.retired = 0
         """How often its id was retired."""
         self._held: list[_Held] = []
+        self.disks = 0
+        """How often its disk was taken away."""
+        self.known_retired: set[ReplicaId] = set()
+        """The replicas that it was told are gone, and has noted, on the disk that it has."""
+        self.met: set[str] = set()
+        """The nodes that have told this one where they stand, since it has this disk."""
+        self._may_be_new = True
+        """Whether it may take another id at its next start: its disk is another one, or not yet at home."""
+        self._gaps: dict[str, tuple[bytes, list[float]]] = {}
+        """When each peer took nothing of what it was sent, and said the same each time."""
 
     # Clocks ---------------------------------------------------------------------------------------------
 
@@ -181,8 +191,9 @@ class Machine:
         world = self.world
         self.life += 1
         seed, life = world.seed, self.life
+        before = None if self._may_be_new or self.disk.is_damaged else self.disk.durable().replica()
         if self.crash_at == "in recovery":
-            self.crash_at = ""
+            self.crash_at, self._may_be_new = "", True
             self.disk.cut_power(keep=int(Draws(seed, "recovery", self.name, life).take() * 2))
         try:
             replica = WatchedReplica.open(self.disk, self._new_id, self.wall_ms)
@@ -193,6 +204,7 @@ class Machine:
             return
         except (StoreError, StoreFull) as error:
             if str(error) in DISK_FAILURES:
+                self._may_be_new = True
                 world.reached[f"{error} at the start"] += 1
                 world.after(_RESTART_US, self.start)
                 return
@@ -204,6 +216,10 @@ class Machine:
         expect(
             replica.id not in self._ids_before, "a copied or lost disk never brings an old id back", self.name
         )
+        expect(
+            before in (None, replica.id), "a node that starts on its own disk keeps its id", self.name, before
+        )
+        self._may_be_new = False
         self.replica = replica
         self._id = replica.id
         self.is_up = True
@@ -223,6 +239,8 @@ class Machine:
             now=self.now,
             protocol=self.protocol,
         )
+        forgotten = self.known_retired - self.gossip.retired
+        expect(not forgotten, "who is gone for good stays so across a restart", self.name, forgotten)
         self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
         world.name_replica(replica.id, self.name)
@@ -256,7 +274,10 @@ class Machine:
             self.requests -= 1
             if error is not None and not self.disk.may_fail(error):
                 raise error
+            if error is None and self.life == life:
+                self.known_retired |= set(replicas)
 
+        life = self.life
         self.requests += 1
         for machine in self.world.machines.values():
             machine.retired += machine.life > 0 and machine.replica.id in replicas
@@ -267,6 +288,9 @@ class Machine:
         self.addresses = tuple(name for name in self.addresses if name not in names)
         if self.is_up:
             self.gossip.change_peers(self.addresses)
+
+    def lives_as(self, replica: ReplicaId) -> bool:
+        return self.life > 0 and self.replica.id == replica
 
     def _new_id(self) -> ReplicaId:
         self._ids += 1
@@ -299,6 +323,7 @@ class Machine:
         self._held.clear()
         self._timers.clear()
         self._failed.clear()
+        self._gaps.clear()
         self.world.checks.crashed(self)
 
     def leave(self) -> None:
@@ -314,6 +339,10 @@ class Machine:
         self.world.reached[f"disk replaced: {what}"] += 1
         self.world.checks.disk_gone(self, image)
         self.disk.swap(image)
+        self.disks += 1
+        self._may_be_new = True
+        self.met.clear()
+        self.known_retired.clear()
         self._ids_before |= {self._id, self.disk.durable().replica()} - {None}
         self.world.after(_RESTART_US, self.start)
 
@@ -624,6 +653,9 @@ class Machine:
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
                     raise error
+                peer = self.gossip.peers.sessions[address].peer
+                if peer is not None and self.world.machines[address].lives_as(peer.replica):
+                    self.met.add(address)
                 self.world.checks.talked(self, address)
                 self.progress()
 
@@ -661,10 +693,14 @@ class Machine:
             nonlocal is_over
             if not is_over and self.life == life:
                 is_over = True
+                if call.kind is not Kind.SNAPSHOT:
+                    self._note_gap(peer, value)
                 failed = self._failed.setdefault(peer, [])
                 if error is None:
                     failed.clear()
-                elif not isinstance(error, UnknownProtocol):  # which is asked again in another one
+                # An older version is asked in another one; who asks in vain for more of a snapshot, or says
+                # that it is done with it, may have had what it wanted.
+                elif not isinstance(error, UnknownProtocol) and call.kind is not Kind.SNAPSHOT:
                     failed.append(self.now())
                     world.checks.failed_again(self, peer, failed)
                 resume(value, error)
@@ -692,16 +728,31 @@ class Machine:
 
         world.after(self._until_us(GOSSIP_TIMEOUT_S), give_up, self)
 
+    def _note_gap(self, peer: str, reply: Reply | None) -> None:
+        """Who takes nothing, and stands where it stood, is asked ever more rarely."""
+        if reply is None or reply.status != 409:
+            self._gaps.pop(peer, None)
+            return
+        body, at = self._gaps.get(peer, (b"", []))
+        if body != reply.body:
+            at = []
+        at.append(self.now())
+        self._gaps[peer] = reply.body, at
+        self.world.checks.took_nothing_again(self, peer, at)
+
     def serve(self, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]) -> None:
         """A peer, or a stranger, asks.  If this life ends meanwhile, the connection does too."""
         self.serving[reply] = None
         self._failed.clear()  # whoever calls is there, and is called back at once
+        self._gaps.clear()
 
         def done(value: Any, error: Exception | None) -> None:
             del self.serving[reply]
             self._failed.clear()  # it has been heard only now
             if error is None:
                 self._check_answered(request, value)
+                if request.kind is Kind.EXCHANGE:
+                    self.met |= {m.name for m in self.world.machines.values() if m.lives_as(request.sender)}
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()

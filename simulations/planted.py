@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +25,7 @@ from crdtmail.replica import Outcome, Replica
 from crdtmail.store import interface, memory_store
 from crdtmail.store.interface import Table
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import Tables, WritableTables
+from crdtmail.store.tables import PeerRecord, Tables, WritableTables
 from simulations.disk import Disk
 
 Replacements = Iterable[tuple[Any, str, Any]]
@@ -251,10 +252,69 @@ def _floor_not_raised() -> Replacements:
 
 
 def _retired_keeps_its_id() -> Replacements:
-    def renew(self: Gossip, old: Any) -> Steps[None]:
+    def renew(self: Gossip, old: Any, *, is_ambiguous: bool) -> Steps[None]:
         yield from wait(lambda: True, 0)
 
     yield Gossip, "_renew", renew
+
+
+def _a_merge_wakes_nobody() -> Replacements:
+    merge = Replica.merge
+
+    def quietly(self: Replica, *args: Any, **options: Any) -> bool:
+        touched = set(self._touched)
+        merged = merge(self, *args, **options)
+        self._touched = touched
+        return merged
+
+    yield Replica, "merge", quietly
+
+
+def _another_id_at_every_start() -> Replacements:
+    yield Disk, "is_at", lambda self, place: False
+
+
+def _log_pruned_too_early() -> Replacements:
+    yield Peers, "stable", lambda self, clock, retired: clock
+
+
+def _all_number_in_one_stripe() -> Replacements:
+    yield Stripe, "of", classmethod(lambda cls, replica, members: cls(0, 1))
+
+
+def _an_acknowledgement_counts_ids() -> Replacements:
+    def count_covering(self: Peers, dot: Any) -> int:
+        heard = self.heard.items()
+        return sum(each.clock.covers(dot) for replica, each in heard if replica != self._replica)
+
+    yield Peers, "count_covering", count_covering
+
+
+def _a_merged_list_under_an_old_modseq() -> Replacements:
+    directory = merging._Merging.directory
+
+    def as_before(self: Any, account: str, clock: Clock, document: bytes) -> None:
+        before = self._tables.account(account).modseq
+        directory(self, account, clock, document)
+        self._tables.put_account(account, replace(self._tables.account(account), modseq=before))
+
+    yield merging._Merging, "directory", as_before
+
+
+def _role_not_removed() -> Replacements:
+    describe = Directory.describe
+
+    def without_removal(self: Directory, mailbox: Any, *, role: str | None = None, **others: Any) -> bytes:
+        return describe(self, mailbox, role=role or None, **others)
+
+    yield Directory, "describe", without_removal
+
+
+def _retired_forgotten_on_meeting() -> Replacements:
+    def meet(self: Replica, txn: Any, peer: Any, name: str, clock: Clock) -> None:
+        WritableTables(txn).put_peer(peer, PeerRecord(name, clock, self.time_ms()))
+
+    yield Replica, "meet", meet
 
 
 PLANTED: dict[str, Callable[[], Replacements]] = {
@@ -288,6 +348,14 @@ PLANTED: dict[str, Callable[[], Replacements]] = {
         _merge_brings_back_what_we_removed,
         _floor_not_raised,
         _retired_keeps_its_id,
+        _a_merge_wakes_nobody,
+        _another_id_at_every_start,
+        _log_pruned_too_early,
+        _all_number_in_one_stripe,
+        _an_acknowledgement_counts_ids,
+        _a_merged_list_under_an_old_modseq,
+        _role_not_removed,
+        _retired_forgotten_on_meeting,
     )
 }
 """Every planted bug by name."""

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.codec import dump, plain_clock
 from crdtmail.crdt.directory import Directory
+from crdtmail.store import tables as layout
 from crdtmail.store.interface import Table
 from crdtmail.store.tables import Lsn, Tables, element_digest, encode_instances, mailbox_salt
 from simulations.memo import decoded_delta
@@ -16,6 +17,7 @@ def recount(tables: Tables) -> None:
     """Assert that everything kept by increments is what the records say."""
     head = tables.head()
     total = messages = 0
+    block_size: int = vars(layout)["BLOCK"]  # which a run may have drawn in
     numbers: dict[int, tuple[int, int]] = {}
     for account in tables.accounts():
         content = Directory(tables.directory(account), ReplicaId(0)).content()
@@ -35,8 +37,8 @@ def recount(tables: Tables) -> None:
                 unread += not {"$seen", "$draft"} & stored.message.keywords
                 element = element_digest(salt, id.encode(), encode_instances(stored.message))
                 digest ^= element
-                found, of = kept.get(uid // 128, (0, 0))
-                kept[uid // 128] = found ^ element, of + 1
+                found, of = kept.get(uid // block_size, (0, 0))
+                kept[uid // block_size] = found ^ element, of + 1
                 assert stored.message.uid == uid, "a record stands under its UID"
                 assert tables.uid(box.number, id) == uid, "the index leads to the record"
                 assert (stored.modseq, uid, id) in changed, "every message has its change entry"

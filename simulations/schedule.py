@@ -7,8 +7,11 @@ import msgspec
 from simulations.actions import Event
 from simulations.chance import generator
 from simulations.config import Config
-from simulations.faults import FAULTS, switched_on
+from simulations.faults import FAULTS, ShortLog, switched_on
 from simulations.workload import workload
+
+_AROUND_A_SNAPSHOT = 0.13
+"""Of the runs of the swarm, those in which two clients clash around a snapshot."""
 
 _SIZES = {0.16: 85, 0.4: 10, 0.75: 5}
 """Parts of the configured time that a run of the swarm takes, and how often of a hundred."""
@@ -43,6 +46,13 @@ def swarm(seed: int, config: Config) -> Config:
     accounts = config.accounts[: 1 if chance.random() < 0.6 else None]
     small = chance.random() < 0.3
     size = chance.choices(list(_SIZES), list(_SIZES.values()))[0]
+    interval_s = config.interval_s
+    if chance.random() < _AROUND_A_SNAPSHOT:
+        # Few other faults, for the clash needs what it says; a log that is cut short within the time.
+        faults = {name: level for name, level in faults.items() if chance.random() < 0.3}
+        faults[ShortLog.name] = "high" if chance.random() < 0.8 else "on"
+        late, size, interval_s = (), min(_SIZES), 1.0
+        small = chance.random() < 0.5
     return msgspec.structs.replace(
         config,
         faults=faults,
@@ -52,4 +62,5 @@ def swarm(seed: int, config: Config) -> Config:
         has_small_limits=small,
         seconds=config.seconds * size,
         operations=int(config.operations * size * 0.65),
+        interval_s=interval_s,
     )

@@ -5,25 +5,27 @@ Notes are of a transaction that may yet be undone or lost; whoever has made it d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from crdtmail.applying import Rehoming
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.delta import Account, Delta, MailboxId, Operation
+from crdtmail.crdt.delta import Account, Add, Delta, MailboxId, Move, Operation
 from crdtmail.crdt.message import MessageId
 from crdtmail.errors import CrdtmailError
-from crdtmail.replica import Attempt, Outcome, Replica
+from crdtmail.replica import Attempt, Keep, Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
-from crdtmail.store.tables import Tables, WritableTables
+from crdtmail.store.tables import Lsn, Tables, WritableTables
 from simulations.commands import Command, Mailbox
 
 
 class Made(NamedTuple):
-    """A delta of the replica's own."""
+    """A delta of the replica's own: the UIDs that it gave to messages, and the replicas that it knew then."""
 
     dot: Dot
     account: Account
+    uids: tuple[tuple[MailboxId, MessageId, int], ...] = ()
+    known: frozenset[ReplicaId] = frozenset()
 
 
 class Received(NamedTuple):
@@ -39,11 +41,19 @@ class Received(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A snapshot was merged: the clock before, and after it; the messages that keywords were put after."""
+    """A snapshot was merged: the clock before, and after it; the messages that keywords were put after; the
+    accounts that are not what they were before."""
 
     seen: Clock
     now: Clock
     followed: tuple[tuple[Account, MailboxId, MessageId], ...]
+    changed: frozenset[Account]
+
+
+class Pruned(NamedTuple):
+    """Deltas were taken off the log, up to these, though it was neither too long nor too old."""
+
+    gone: Clock
 
 
 class Registered(NamedTuple):
@@ -73,7 +83,7 @@ class Commanded(NamedTuple):
     dot: Dot | None
 
 
-Note = Made | Received | Filled | Commanded
+Note = Made | Received | Filled | Pruned | Commanded
 
 
 class WatchedReplica(Replica):
@@ -107,12 +117,13 @@ class WatchedReplica(Replica):
     def merge(
         self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
     ) -> bool:
-        before, place = Tables(txn).head().clock, len(self.notes)
+        before, place, had = Tables(txn).head().clock, len(self.notes), _states(Tables(txn))
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
             after = before if is_repair else before.join(theirs)
-            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed)))
+            changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
+            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed), changed))
         return merged
 
     def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
@@ -122,7 +133,19 @@ class WatchedReplica(Replica):
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)
         if operations:
-            self.notes.append(Made(Dot(self.id, tables.head().clock[self.id]), account))
+            clock, uids = tables.head().clock, tuple(_given(operations))
+            known = frozenset(clock.entries) | self.members if uids else frozenset()
+            self.notes.append(Made(Dot(self.id, clock[self.id]), account, uids, known))
+
+    def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
+        before, oldest = Tables(txn).head(), self.time_ms() - keep.age_ms
+        is_full = before.log_bytes > keep.bytes
+        is_full = is_full or any(entry.applied_at_ms < oldest for entry in Tables(txn).log_from(Lsn(0)))
+        had = before.floor
+        super().prune(txn, covered, keep)
+        floor = Tables(txn).head().floor
+        if not is_full and floor != had:
+            self.notes.append(Pruned(Clock({r: seq for r, seq in floor.items() if had[r] < seq})))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""
@@ -132,6 +155,31 @@ class WatchedReplica(Replica):
     def undo(self, notes: int) -> None:
         """Forget all but so many notes: what they were of was undone."""
         del self.notes[notes:]
+
+
+def _given(operations: Iterable[Operation]) -> Iterator[tuple[MailboxId, MessageId, int]]:
+    """The UIDs that these give to messages."""
+    for operation in operations:
+        if isinstance(operation, Add | Move):
+            mailbox = operation.target if isinstance(operation, Move) else operation.mailbox
+            for new in operation.messages:
+                yield mailbox, new.id, new.uid
+
+
+def _states(tables: Tables) -> set[tuple[Account, frozenset[tuple[bytes, int]]]]:
+    """What can be told of each account: its directory and its mailboxes, by their digests."""
+    return {
+        (
+            account,
+            frozenset(
+                [
+                    (b"", tables.account(account).digest),
+                    *((id, box.digest) for id, box in tables.mailboxes(account)),
+                ]
+            ),
+        )
+        for account in tables.accounts()
+    }
 
 
 def clock_in(txn: Snapshot) -> Clock:

@@ -14,7 +14,16 @@ from simulations.config import Config
 
 NAMES = ("INBOX", "Work", "Archive", "Work/Done", "Work2", "Play")
 KEYWORDS = ("$seen", "$draft", "$flagged", "$deleted", "todo")
-LINES = ("require 'fileinto';", "if true { keep; }", "stop;", "discard;", "redirect 'x@example.org';")
+SCRIPTS = ("main", "main", "holiday")
+LINES = (
+    "# für Grüße, 你好",
+    "require 'fileinto';",
+    "if true { keep; }",
+    "# é",
+    "stop;",
+    "discard;",
+    "redirect 'x@example.org';",
+)
 
 
 def workload(chance: random.Random, config: Config) -> Iterator[Event]:
@@ -28,7 +37,9 @@ def workload(chance: random.Random, config: Config) -> Iterator[Event]:
         yield Event(0.0, actions.Connect(client, homes[client], accounts[client]))
     mail = _Mail(chance, config)
     can_clash = len(clients) >= 2 * len(config.accounts) and len(config.nodes) > 1
-    if can_clash:
+    if can_clash and config.interval_s < AROUND_S:
+        yield from _around_a_snapshot(chance, config, accounts)
+    elif can_clash:
         at = round(chance.random() * max(0.0, config.seconds - 1.0), 4)  # in time to come to blows
         yield from _clash(chance, config, at, accounts)
     for _ in range(config.operations):
@@ -131,8 +142,15 @@ def _clash(chance: random.Random, config: Config, at: float, accounts: dict[str,
     here, there = chance.sample(config.nodes, 2)
     pair = chance.sample([client for client, its in accounts.items() if its == account], 2)
     homes = list(zip(pair, (here, there), strict=True))
-    if chance.random() < 0.08:
+    kind = chance.random()
+    if kind < 0.09:
         yield from _clash_in_a_script(chance, at, homes, account)
+        return
+    if kind < 0.18:
+        yield from _clash_in_the_directory(chance, at, homes, account)
+        return
+    if kind < 0.24:
+        yield from _twins(chance, at, homes, account)
         return
     keyword, name = chance.choice(KEYWORDS), _name(chance)
     part = (0.0, 1.0) if chance.random() < 0.6 else _part(chance)
@@ -152,12 +170,133 @@ def _clash(chance: random.Random, config: Config, at: float, accounts: dict[str,
 def _clash_in_a_script(
     chance: random.Random, at: float, homes: list[tuple[str, str]], account: str
 ) -> Iterator[Event]:
+    name = chance.choice(SCRIPTS)
     for client, node in homes:
         yield Event(at, actions.Connect(client, node, account))
-    yield Event(at, actions.PutScript(homes[0][0], LINES[:4]))
+    yield Event(at, actions.PutScript(homes[0][0], LINES[:5], name=name))
+    if chance.random() < 0.5:
+        other = "holiday" if name == "main" else "main"
+        yield Event(at + 0.2, actions.PutScript(homes[0][0], LINES[3:6], chance.random() < 0.5, other))
     for client, _ in homes:
         lines = tuple(line for line in LINES if chance.random() < 0.7)
-        yield Event(at + 0.9, actions.PutScript(client, lines))
+        yield Event(at + 0.9, actions.PutScript(client, lines, chance.random() < 0.5, name))
+
+
+def _clash_in_the_directory(
+    chance: random.Random, at: float, homes: list[tuple[str, str]], account: str
+) -> Iterator[Event]:
+    """Two clients say what one mailbox is: each sets and unsets, at once and after one another."""
+    name = chance.choice(NAMES[1:])
+    for client, node in homes:
+        yield Event(at, actions.Connect(client, node, account))
+    yield Event(at, actions.CreateMailbox(homes[0][0], name, chance.choice((None, "archive"))))
+    for turn in range(3):
+        for client, _ in homes:
+            if chance.random() < 0.7:
+                then = round(at + 0.4 + 0.25 * turn + 0.02 * chance.random(), 4)
+                yield Event(then, _description(chance, client, name))
+
+
+def _description(chance: random.Random, client: str, name: str) -> actions.Annotate:
+    value = f"note {int(chance.random() * 3)}" if chance.random() < 0.6 else ""
+    role = None if name == "INBOX" else chance.choice((None, None, "", "archive", "sent"))
+    return actions.Annotate(client, name, value, chance.choice((None, True, False)), role)
+
+
+def _twins(chance: random.Random, at: float, homes: list[tuple[str, str]], account: str) -> Iterator[Event]:
+    """Two mailboxes come to have one name, so that one shows a suffix; then they go, and the name is used."""
+    name, before = chance.sample(NAMES[1:], 2)
+    (one, here), (_, there) = homes
+    for client, node in homes:
+        yield Event(at, actions.Connect(client, node, account))
+    yield Event(at, actions.CreateMailbox(one, before))
+    yield Event(at + 0.4, actions.RenameMailbox(one, before, name))
+    yield Event(at + 0.4, actions.Deliver(there, (f"t{round(at * 1000)}",), name, account=account))
+    if chance.random() < 0.5:
+        yield Event(
+            at + 0.7, actions.Deliver(here, (f"t{round(at * 1000)}-2",), f"{name} (*)", account=account)
+        )
+    gone = [name, f"{name} (*)"]
+    chance.shuffle(gone)
+    for turn, each in enumerate(gone):
+        then = round(at + 0.8 + turn * 0.15, 4)
+        if chance.random() < 0.75:
+            yield Event(then, actions.DeleteMailbox(one, each))
+        else:
+            yield Event(then, actions.RenameMailbox(one, each, chance.choice(NAMES[1:])))
+    yield Event(at + 1.15, actions.CreateMailbox(one, name))
+
+
+AROUND_S = 2.0
+"""Intervals below this leave room for a clash around a snapshot in a short run: a log is pruned in each."""
+
+
+def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str, str]) -> Iterator[Event]:
+    """Two clients come to blows while their nodes are cut apart and until their logs are cut short, and go on
+    while one node takes over the other's snapshot."""
+    account = chance.choice(config.accounts)
+    here, there, *others = chance.sample(config.nodes, len(config.nodes))
+    pair = chance.sample([client for client, its in accounts.items() if its == account], 2)
+    homes = list(zip(pair, (here, there), strict=True))
+    keyword, name, target = chance.choice(KEYWORDS), _name(chance), chance.choice(NAMES)
+    ids = tuple(f"s{n}" for n in range(1 + int(chance.random() * 5)))
+    had = (keyword,) if chance.random() < 0.5 else ()
+    yield Event(0.02, actions.Deliver(here, ids, name, had, account))
+    yield Event(0.04, actions.Deliver(here, ("target",), target, account=account))
+    step = config.interval_s
+    cut, heal = 0.6 * step, round((2.05 + 0.1 * chance.random()) * step, 4)
+    for client, node in homes:
+        yield Event(0.0, actions.Connect(client, node, account))
+        yield Event(0.45 * step, actions.Look(client, name))
+    with_there = tuple(node for node in others if chance.random() < 0.3)
+    side = (here, *(node for node in others if node not in with_there))
+    yield Event(cut, actions.Cut(side, (there, *with_there)))
+
+    def blows(at: float, most: float) -> Iterator[Event]:
+        for client, node in homes:
+            for turn in range(int(chance.random() * most)):
+                then = round(at + 0.03 * turn + 0.2 * chance.random(), 4)
+                part = (0.0, 1.0) if chance.random() < 0.4 else _part(chance)
+                drawn = chance.random()
+                if drawn < 0.1:
+                    yield Event(then, _description(chance, client, name))
+                elif drawn < 0.2:
+                    yield Event(then, actions.Look(client, name))
+                elif drawn < 0.27:
+                    twins = tuple(f"w{n}" for n in range(1 + int(chance.random() * 3)))
+                    flags = (keyword,) if chance.random() < 0.5 else ()
+                    yield Event(then, actions.Deliver(node, twins, name, flags, account))
+                elif drawn < 0.32:
+                    yield Event(then, actions.Follow(client))
+                else:
+                    yield Event(
+                        then, _blow(chance, client, node, account, (name, target), ids, keyword, part)
+                    )
+
+    yield from blows(cut + 0.05, 4)
+    for turn in range(2 + int(chance.random() * 4)):
+        for node in (here, there) if chance.random() < 0.5 else (here,):
+            mailbox = name if chance.random() < 0.3 else chance.choice(NAMES)
+            yield Event(
+                cut + 0.3 + 0.1 * turn, actions.Deliver(node, (f"x{node}{turn}",), mailbox, account=account)
+            )
+    drawn = chance.random()
+    if drawn < 0.75:  # what hangs in the cut is given up at once
+        again = there if drawn < 0.5 else here
+        yield Event(heal - 0.01, actions.Crash(again))
+        yield Event(heal, actions.Start(again))
+    yield Event(heal, actions.Heal())
+    yield from blows(heal + 0.01, 5)
+    for node in others:
+        for turn in range(int(chance.random() * 3)):
+            then = round(heal + 0.25 * chance.random(), 4)
+            yield Event(then, actions.Deliver(node, (f"y{turn}",), name, account=account))
+    if chance.random() < 0.25:  # in the middle of it, so that it is resumed
+        then = round(heal + 0.02 + 0.25 * chance.random(), 4)
+        yield Event(then, actions.Crash(there))
+        yield Event(then + 0.05, actions.Start(there))
+    for client, _ in homes:
+        yield Event(round(heal + 0.4 + 0.3 * chance.random(), 4), actions.Follow(client))
 
 
 def _blow(
@@ -218,16 +357,15 @@ def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
         yield Event(at, actions.RenameMailbox(client, parent, chance.choice(NAMES)))
     elif drawn < 0.7:
         yield Event(at, actions.DeleteMailbox(client, name))
-    elif drawn < 0.92:
+    elif drawn < 0.9:
         for turn in range(1 + int(chance.random() * 3)):
-            subscribed = None if chance.random() < 0.3 else chance.random() < 0.5
-            value = f"note {int(chance.random() * 9)}" if chance.random() < 0.7 else ""
-            yield Event(round(at + turn * 0.1, 4), actions.Annotate(client, name, value, subscribed))
+            yield Event(round(at + turn * 0.1, 4), _description(chance, client, name))
     else:
-        lines = tuple(line for line in LINES if chance.random() < 0.6)
-        yield Event(at, actions.PutScript(client, lines))
-        if chance.random() < 0.5:
-            yield Event(round(at + 0.2, 4), actions.PutScript(client, lines[1:], chance.random() < 0.5))
+        script, lines = chance.choice(SCRIPTS), tuple(line for line in LINES if chance.random() < 0.6)
+        yield Event(at, actions.PutScript(client, lines, name=script))
+        if chance.random() < 0.6:
+            then, again = round(at + 0.2, 4), chance.choice(SCRIPTS)
+            yield Event(then, actions.PutScript(client, lines[1:], chance.random() < 0.5, again))
 
 
 def _listing(chance: random.Random, at: float, client: str) -> Iterator[Event]:

@@ -11,20 +11,23 @@ import itertools
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from crdtmail import applying, staging
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
-from crdtmail.gossip import conversation
+from crdtmail.gossip import conversation, filling, serving
 from crdtmail.limits import GOSSIP_TIMEOUT_S
+from crdtmail.store import tables
 from crdtmail.views import living_mailboxes, scripts
 from simulations import clients
 from simulations import machine as machines
 from simulations.actions import AnyAction, Deliver, Event
+from simulations.chance import Draws
 from simulations.checks import Checks
 from simulations.clients import Client, Looked
 from simulations.config import Config, links
@@ -40,6 +43,8 @@ READ_ROUNDS = 12
 """Rounds of everybody reading and everybody exchanging, after which nobody renumbers any more."""
 QUIET_INTERVALS = 1
 """Gossip intervals for which the quiet cluster is watched."""
+QUIET_WATCHED = 2
+"""In one run of so many, for it is a tenth of a run's work."""
 CALM_LIMIT_S = 300.0
 """In calm weather everything is everywhere within so many seconds, whatever happened before."""
 PRUNING_WATCHED = 4
@@ -108,7 +113,8 @@ class World:
         self.is_calm = False
         self.last_write_us = 0
         self.sent_deltas = 0
-        self.disks_lost = 0
+        self.disks_lost: list[str] = []
+        """The nodes whose disks were taken away, one after the other."""
         self.checks = Checks(self)
         self.network = Network(
             seed,
@@ -335,7 +341,9 @@ class World:
         else:
             raise Violation("renumbering comes to an end", f"it went on for {READ_ROUNDS} rounds")
         self.checks.settled(self.members)
-        self._watch_quiet()
+        self._wait_until_quiet()
+        if self.seed % QUIET_WATCHED == 0:
+            self._watch_quiet()
         if self.seed % PRUNING_WATCHED == 0 or self.checks.any_retired():
             self._watch_pruning()
         shown = self.checks.last_shown
@@ -367,12 +375,12 @@ class World:
     def _everybody_writes(self) -> bool:
         """Whatever happened to a node, it takes mail again, and the others get it.
 
-        All of them in one run of two, one in the others, for it is a quarter of a run's work; whether it was
-        all.
+        All of them in one run of three, one in the others, for it is a quarter of a run's work; whether it
+        was all.
         """
         self.record("probe", "")
         members = self.members
-        writers = members if self.seed % 2 == 0 else [members[self.seed % len(members)]]
+        writers = members if self.seed % 3 == 0 else [members[self.seed % len(members)]]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
 
         def deliver(machine: Machine) -> None:
@@ -428,16 +436,19 @@ class World:
                 self.perform_for(machine, clients.look(machine, reader, name), None)
         self.run_until(self.now_us + 200_000)
 
-    def _watch_quiet(self) -> None:
-        """Nothing but small exchanges goes between nodes that are equal, and few of them."""
-        members = self.members
-        interval = self.config.interval_s
+    def _wait_until_quiet(self) -> None:
+        """Everybody learns that all have everything."""
         # A call of stormy times may have yet to time out and to be tried again.
         limit_s = 2 * (GOSSIP_TIMEOUT_S + self.config.last_retry_s) + 1  # on a clock at half its pace
         if not self._all_know() and not self.run_until(self.now_us + int(limit_s * 1e6), self._all_know):
             raise Violation(
                 "deltas stop flowing", f"somebody still wants to send something after {limit_s:.0f} s"
             )
+
+    def _watch_quiet(self) -> None:
+        """Nothing but small exchanges goes between nodes that are equal, and few of them."""
+        members = self.members
+        interval = self.config.interval_s
         deltas, messages, size = self.sent_deltas, self.network.messages, self.network.bytes
         watched_s = QUIET_INTERVALS * interval * max(1, *(len(m.addresses) for m in members))
         self.run_until(self.now_us + int(watched_s * 1e6))
@@ -486,9 +497,12 @@ class World:
         )
 
     def _all_know(self) -> bool:
-        """Whether each member knows of each that it calls that it has everything, and nothing is said."""
+        """Whether each member knows of each that it calls that it has everything, the last call was answered,
+        and nothing is said."""
         return self._is_at_rest() and all(
-            session.known.includes(machine.gossip.head.clock) and machine.gossip.wait_s(address) is not None
+            session.known.includes(machine.gossip.head.clock)
+            and machine.gossip.wait_s(address) is not None
+            and not session.failures
             for machine in self.members
             for address, session in machine.gossip.peers.sessions.items()
             if not self.machines[address].has_left
@@ -505,7 +519,7 @@ def run(
     Raises ValueError for a configuration that makes no sense, and nothing for what went wrong in the run.
     """
     result = Result(seed)
-    with planted(config.planted), _limits(config):
+    with planted(config.planted), _limits(seed, config):
         world = World(seed, config, records=records, strict=strict)
         world.figures = result.figures
         try:
@@ -548,16 +562,32 @@ def _said(result: object) -> str:
 
 
 @contextmanager
-def _limits(config: Config) -> Iterator[None]:
+def _limits(seed: int, config: Config) -> Iterator[None]:
     """The code's own limits, drawn in so far that small runs reach them."""
     if not config.has_small_limits:
         yield
         return
-    with (
-        patch.object(conversation, "BATCH_BYTES", 300),
-        patch.object(conversation, "_SMALL_BATCH", 150),
-        patch.object(machines, "MAX_GROUP", 3),
-    ):
+    draw = Draws(seed, "limits")
+
+    def among(*values: int) -> int:
+        return values[int(draw.take() * len(values))]
+
+    accounts, block = among(1, 1, 2), among(2, 4, 8)
+    with ExitStack() as stack:
+        for where, name, value in (
+            (conversation, "BATCH_BYTES", 300),
+            (conversation, "_SMALL_BATCH", 150),
+            (machines, "MAX_GROUP", 3),
+            # Snapshots come in pages, mailboxes in blocks.
+            (serving, "BATCH_BYTES", among(60, 150, 600)),
+            (serving, "MAX_ACCOUNTS_PER_ANSWER", accounts),
+            (filling, "MAX_ACCOUNTS_PER_ANSWER", accounts),
+            (serving, "MAX_BLOCKS_PER_ANSWER", among(1, 3, 10)),
+            (filling, "_MAILBOXES_AT_ONCE", among(1, 2, 5)),
+            (staging, "MAX_ROWS_CLEARED", among(3, 20)),
+            *((module, "BLOCK", block) for module in (tables, staging, filling, applying)),
+        ):
+            stack.enter_context(patch.object(where, name, value))
         yield
 
 

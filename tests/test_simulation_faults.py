@@ -18,6 +18,7 @@ from tests.simulated import run_seed
 
 STRIKES: dict[str, set[str]] = {
     "loss": {"message lost"},
+    "old version": {"older version installed", "node upgraded", "older version spoken"},
     "retire": {"node retired", "another id taken"},
     "short log": {"snapshot merged"},
     "duplication": {"message doubled"},
@@ -47,7 +48,6 @@ STRIKES: dict[str, set[str]] = {
     "slow node": {"node slow"},
     "join": {"node joined late"},
     "leave": {"node left"},
-    "old version": {"older version installed", "node upgraded", "older version spoken"},
     "I/O error": {"I/O error"},
     "disk full": {"disk full"},
     "wrong checksum": {"record damaged", "wrong checksum noticed", "disk replaced: damaged"},
@@ -127,7 +127,9 @@ def test_the_swarm_switches_each_fault_off_on_and_high() -> None:
     levels = [swarm(seed, Config()).faults for seed in range(300)]
     for name in FAULTS:
         times = Counter(faults.get(name, "off") for faults in levels)
-        assert times["off"] > times["on"] > times["high"] > 0, name
+        assert times["off"] > times["on"] > 0 < times["high"], name
+        # A clash around a snapshot wants a log that is cut short at once.
+        assert times["on"] > times["high"] or name == "short log", name
 
 
 def test_faults_end_when_it_is_calm() -> None:

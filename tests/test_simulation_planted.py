@@ -11,6 +11,7 @@ import pytest
 from simulations.actions import (
     Backup,
     Connect,
+    Crash,
     CreateMailbox,
     Cut,
     Deliver,
@@ -22,6 +23,8 @@ from simulations.actions import (
     Mark,
     Move,
     RestoreBackup,
+    Retire,
+    Start,
     Stranger,
 )
 from simulations.failure import Failure
@@ -92,6 +95,21 @@ STORIES: dict[str, tuple[Event, ...]] = {
         Event(6, Mark("here", add=("$flagged",))),
         Event(7, Mark("here", add=("$seen",))),
         Event(16, Heal()),
+    ),
+    "retired-forgotten-on-meeting": (
+        Event(3, Retire("mx1", "mx3")),
+        Event(3.01, Crash("mx1")),
+        Event(3.2, Start("mx1")),
+        Event(3.6, Crash("mx1")),
+        Event(4, Start("mx1")),
+    ),
+    "an-acknowledgement-counts-ids": (
+        Event(1, Deliver("mx1", ("first",))),
+        Event(6, Cut(("mx3",), ("mx1", "mx2"))),
+        Event(6, Backup("mx2")),
+        Event(6.02, Deliver("mx1", ("second",), ack=2)),
+        Event(6.4, RestoreBackup("mx2")),
+        Event(10, Heal()),
     ),
     "remove-wins": opposites("$flagged"),
     "undelete-forgotten": opposites("$deleted"),
