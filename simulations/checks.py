@@ -64,6 +64,7 @@ class Checks:
             tuple[Account, MailboxId, int, frozenset[ReplicaId]], tuple[ReplicaId, MessageId]
         ] = {}
         """Who has given each UID to which message, knowing whom."""
+        self._given: set[tuple[Account, MailboxId, MessageId, int]] = set()
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
         """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
@@ -263,6 +264,9 @@ class Checks:
     def _numbered(self, machine: Machine, note: Made) -> None:
         """Two that know the same replicas never give one UID to two messages."""
         for mailbox, id, uid in note.uids:
+            if (note.account, mailbox, id, uid) in self._given:
+                continue  # a message that is there already keeps its UID when it is added again
+            self._given.add((note.account, mailbox, id, uid))
             key = (note.account, mailbox, uid, note.known)
             other, message = self._numbers.setdefault(key, (machine.replica.id, id))
             expect(

@@ -290,7 +290,7 @@ class Machine:
             self.gossip.change_peers(self.addresses)
 
     def lives_as(self, replica: ReplicaId) -> bool:
-        return self.life > 0 and self.replica.id == replica
+        return self._id == replica
 
     def _new_id(self) -> ReplicaId:
         self._ids += 1
