@@ -118,7 +118,7 @@ sys.exit(stepwise.main())
 
 def test_a_node_that_answers_before_it_commits_is_caught(tmp_path: Path) -> None:
     with (
-        pytest.raises(AssertionError, match=r"lost|do not become equal|raises an alarm"),
+        pytest.raises(AssertionError, match=r"lost|do not become equal|raises an alarm|has refused"),
         Campaign(tmp_path, seed=1, program=("-c", ANSWERS_TOO_EARLY)) as campaign,
     ):
         for number in range(6):
