@@ -43,6 +43,7 @@ from crdtmail.store.tables import (
     StoredMessage,
     Tables,
     WritableTables,
+    directory_digest,
     element_digest,
     encode_instances,
     mailbox_salt,
@@ -113,16 +114,16 @@ class _Application:
                 self._move(operation)
             case Keywords(mailbox, ids, add, remove, context):
                 adds, removes = expand(add, remove)
-                gone = []
+                may_follow = bool(adds) and self._delta.replica != self._replica
+                gone: list[MessageId] = []
                 with self._living(mailbox) as box:
                     for id in ids:
                         before = box.get(id)
                         if before is not None:
                             box.replace(id, before, before.message.with_keywords(dot, adds, removes, context))
-                        if not any(context.covers(i.dot) for i in _message(before).instances):
+                        if may_follow and not any(context.covers(i.dot) for i in _message(before).instances):
                             gone.append(id)
-                if adds and self._delta.replica != self._replica:
-                    self._follow(gone, set(adds))
+                self._follow(gone, set(adds))
             case Expunge(mailbox, ids, context):
                 with self._living(mailbox) as box:
                     for id in ids:
@@ -170,7 +171,7 @@ class _Application:
         directory = Directory(self._tables.directory(account), self._replica)
         content = directory.merge(operation.update)
         before = self._tables.account(account)
-        digest = element_digest(b"", account.encode(), dump(content))
+        digest = directory_digest(account, content)
         clock = before.clock.with_dot(self._delta.dot)
         self._tables.put_account(account, AccountRecord(Modseq(self._head.lsn), digest, clock))
         self._tables.put_directory(account, directory.state())

@@ -41,6 +41,7 @@ from crdtmail.store.tables import (
     StoredMessage,
     Tables,
     WritableTables,
+    directory_digest,
     element_digest,
     encode_instances,
     mailbox_salt,
@@ -648,7 +649,7 @@ def _directory_digest(account: Account, state: bytes) -> int:
     """Raises PeerError or ValueError if it is no directory."""
     if not state:
         return 0
-    return element_digest(b"", account.encode(), dump(Directory(state, ReplicaId(0)).content()))
+    return directory_digest(account, Directory(state, ReplicaId(0)).content())
 
 
 def _hide(number: int, id: MessageId) -> Repair:

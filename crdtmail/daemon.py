@@ -34,8 +34,8 @@ async def in_service(config: Config) -> AsyncIterator[Service]:
     """A node in service to the end of the block.  Raises ConfigError, StoreError."""
     let_in = access.load(config, os.environ)
     store = LmdbStore(config.data)
-    _announce_upgrade(store)
     try:
+        _announce_upgrade(store)
         node = Node(
             store,
             config.name,

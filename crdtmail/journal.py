@@ -58,8 +58,5 @@ class Journal:
 
     def source(self, peer: str) -> str:
         """The name of whom a snapshot is taken over from, named by its address or by its replica."""
-        session = self._gossip.peers.sessions.get(peer)
-        if session is not None:
-            return peer if session.peer is None else session.peer.name
-        heard = {f"{replica:016x}": it.name for replica, it in self._gossip.peers.heard.items()}
-        return heard.get(peer, peer)
+        name = self._gossip.peers.name_of(peer)
+        return peer if name is None else name

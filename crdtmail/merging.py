@@ -21,7 +21,6 @@ from crdtmail.applying import (
     unseen_keywords,
 )
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.codec import dump
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import EMPTY, Message, MessageId
@@ -34,7 +33,7 @@ from crdtmail.store.tables import (
     Modseq,
     Staged,
     WritableTables,
-    element_digest,
+    directory_digest,
     mailbox_salt,
 )
 
@@ -137,7 +136,7 @@ class _Merging:
         tables = self._tables
         before = tables.account(account)
         directory = Directory(tables.directory(account), self._replica)
-        digest = element_digest(b"", account.encode(), dump(directory.merge(document)))
+        digest = directory_digest(account, directory.merge(document))
         record = AccountRecord(Modseq(self._head.lsn), digest, before.clock.join(clock))
         tables.put_account(account, record)
         tables.put_directory(account, directory.state())

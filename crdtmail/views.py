@@ -18,7 +18,16 @@ from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import NotFound
 from crdtmail.limits import MAX_UID
-from crdtmail.store.tables import Head, LogEntry, Lsn, Mailbox, Modseq, Tables, element_digest
+from crdtmail.store.tables import (
+    Head,
+    LogEntry,
+    Lsn,
+    Mailbox,
+    Modseq,
+    Tables,
+    directory_digest,
+    element_digest,
+)
 
 _READER = ReplicaId(0)  # a document that is only read needs no author
 
@@ -174,7 +183,7 @@ def directory_key(tables: Tables, account: Account) -> int:
 
 def key_of_directory(account: Account, content: list[Any], clock: Clock) -> int:
     """What `directory_key` is where the directory has this content."""
-    return _directory_key(account, element_digest(b"", account.encode(), dump(content)), clock)
+    return _directory_key(account, directory_digest(account, content), clock)
 
 
 def _directory_key(account: Account, digest: int, clock: Clock) -> int:

@@ -234,13 +234,19 @@ def test_a_deleted_mailbox_is_deleted_and_one_that_got_mail_here_stays_with_it()
     two.recount()
 
 
-def test_a_flag_follows_a_message_that_was_moved_elsewhere() -> None:
+def moved_and_flagged(*names: str) -> tuple[Master, Master, MailboxId]:
+    """The first master has moved messages, which the second has flagged; and where they are now."""
     one, two, box = pair()
     archive = one.create("Archive")
-    one.add(box, "a")
+    one.add(box, *names)
     two.hear(one)
-    one.move(box, archive, ids("a"))
-    two.mark(box, ids("a"), add=["$flagged"])
+    one.move(box, archive, ids(*names))
+    two.mark(box, ids(*names), add=["$flagged"])
+    return one, two, archive
+
+
+def test_a_flag_follows_a_message_that_was_moved_elsewhere() -> None:
+    one, two, archive = moved_and_flagged("a")
     fill(two, one)
     assert two.keywords(archive) == {"a": {"$flagged"}}
     exchange(one, two)
@@ -755,12 +761,7 @@ def test_a_snapshot_that_holds_a_message_twice_is_refused() -> None:
 
 
 def test_flags_that_follow_many_messages_take_one_delta() -> None:
-    one, two, box = pair()
-    archive = one.create("Archive")
-    one.add(box, *many(200))
-    two.hear(one)
-    one.move(box, archive, ids(*many(200)))
-    two.mark(box, ids(*many(200)), add=["$flagged"])
+    one, two, archive = moved_and_flagged(*many(200))
     before = two.clock[two.replica.id]
     fill(two, one)
     assert all("$flagged" in keywords for keywords in two.keywords(archive).values())
@@ -768,12 +769,7 @@ def test_flags_that_follow_many_messages_take_one_delta() -> None:
 
 
 def test_a_flag_that_came_after_the_move_follows_although_its_author_hears_of_the_move_by_snapshot() -> None:
-    one, two, box = pair()
-    archive = one.create("Archive")
-    one.add(box, "a")
-    two.hear(one)
-    one.move(box, archive, ids("a"))
-    two.mark(box, ids("a"), add=["$flagged"])
+    one, two, archive = moved_and_flagged("a")
     one.do(lambda replica, txn: replica.prune(txn, Clock(), Keep(bytes=0, age_ms=0)))
     one.hear(two)
     fill(two, one)

@@ -26,7 +26,7 @@ from crdtmail.limits import MAX_PEER_NAME, MAX_REPLICAS
 
 def encode_position(position: Position, protocol: int = PROTOCOL) -> bytes:
     """`[replica, name, clock, digest, [retired ...], cluster]`, in version 1 without the last two"""
-    return _sealed(plain_position(position, protocol))
+    return sealed(plain_position(position, protocol))
 
 
 def decode_position(data: bytes, protocol: int = PROTOCOL) -> Position:
@@ -36,7 +36,7 @@ def decode_position(data: bytes, protocol: int = PROTOCOL) -> Position:
 def encode_answer(answer: ExchangeAnswer, protocol: int = PROTOCOL) -> bytes:
     """`[position, [delta ...], floor]`, in version 1 without the last"""
     plain = [plain_position(answer.position, protocol), list(answer.deltas)]
-    return _sealed(plain if protocol == 1 else [*plain, plain_clock(answer.floor)])
+    return sealed(plain if protocol == 1 else [*plain, plain_clock(answer.floor)])
 
 
 def decode_answer(data: bytes, protocol: int = PROTOCOL) -> ExchangeAnswer:
@@ -44,7 +44,7 @@ def decode_answer(data: bytes, protocol: int = PROTOCOL) -> ExchangeAnswer:
         case [position, list(deltas)], 1:
             return ExchangeAnswer(position_from_plain(position, 1), _deltas(deltas))
         case [position, list(deltas), floor], 2:
-            return ExchangeAnswer(position_from_plain(position), _deltas(deltas), _clock(floor))
+            return ExchangeAnswer(position_from_plain(position), _deltas(deltas), clock_of(floor))
     raise PeerError("an answer to an exchange is a position, a list of deltas and a floor")
 
 
@@ -61,14 +61,15 @@ def decode_push(data: bytes) -> tuple[bytes, ...]:
 
 
 def encode_clock(clock: Clock) -> bytes:
-    return _sealed(plain_clock(clock))
+    return sealed(plain_clock(clock))
 
 
 def decode_clock(data: bytes) -> Clock:
-    return _clock(_opened(data))
+    return clock_of(_opened(data))
 
 
-def _sealed(value: Any) -> bytes:
+def sealed(value: Any) -> bytes:
+    """One CBOR value, and behind it the checksum of its bytes."""
     return with_checksum(dump(value))
 
 
@@ -76,7 +77,8 @@ def _opened(data: bytes) -> Any:
     return load(without_checksum(data))
 
 
-def _clock(value: object) -> Clock:
+def clock_of(value: object) -> Clock:
+    """Raises PeerError if the plain value is none."""
     try:
         return clock_from_plain(value)
     except ValueError as error:

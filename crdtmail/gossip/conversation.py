@@ -418,10 +418,7 @@ class Gossip:
         size = sum(map(len, encoded))
         if size > BATCH_BYTES and len(encoded) > 1:
             raise PeerError(f"several deltas at once take at most {BATCH_BYTES} bytes", Refusal.OVER_LIMIT)
-        if size > _SMALL_BATCH:
-            deltas, refusal = yield from compute(lambda: _decode(encoded))
-        else:
-            deltas, refusal = _decode(encoded)
+        deltas, refusal = yield from _worked(size, lambda: _decode(encoded))
         dots = tuple(delta.dot for delta in deltas)
 
         def apply(txn: Transaction) -> Reception:
@@ -529,10 +526,14 @@ class Gossip:
 
 
 def _parse(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:
-    """What `decode` makes of a body; of a large one where that holds nobody up."""
-    if len(body) <= _SMALL_BATCH:
-        return decode(body)
-    return (yield from compute(lambda: decode(body)))
+    return _worked(len(body), lambda: decode(body))
+
+
+def _worked(size: int, work: Callable[[], T]) -> Steps[T]:
+    """What comes of `work` on so many bytes; on many, where it holds nobody up."""
+    if size <= _SMALL_BATCH:
+        return work()
+    return (yield from compute(work))
 
 
 def _batch(tables: Tables, after: Clock, only: ReplicaId | None = None) -> list[LogEntry]:

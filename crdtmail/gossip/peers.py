@@ -85,6 +85,12 @@ class Peers:
                 return session
         return None
 
+    def name_of(self, peer: str) -> str | None:
+        """What a peer that is known by its address, or by its replica in 16 hexadecimal digits, is called."""
+        if (session := self.sessions.get(peer)) is not None:
+            return None if session.peer is None else session.peer.name
+        return next((heard.name for replica, heard in self.heard.items() if f"{replica:016x}" == peer), None)
+
     def hear(self, now: float, position: Position) -> None:
         """A replica has told its position, asked or not."""
         known = self.heard.get(position.replica)

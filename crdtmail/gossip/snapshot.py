@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from crdtmail.crdt.clock import Clock
-from crdtmail.crdt.codec import clock_from_plain, dump, plain_clock, read, with_checksum, without_checksum
+from crdtmail.crdt.codec import plain_clock, read, without_checksum
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import UNDELETED, Message, MessageId
 from crdtmail.crdt.names import check_account, check_keyword, check_message_id
 from crdtmail.crdt.uid import Uid
 from crdtmail.errors import PeerError, Refusal
-from crdtmail.gossip.codec import plain_position, position_from_plain
+from crdtmail.gossip.codec import clock_of, plain_position, position_from_plain, sealed
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_SEQ, MAX_SIZE, MAX_TIME, MAX_UID
 from crdtmail.staging import Element
@@ -142,17 +142,17 @@ def encode_request(request: Request) -> bytes:
     """`[what, snapshot, ...]`"""
     match request:
         case Begin():
-            return _sealed([BEGIN])
+            return sealed([BEGIN])
         case AskAccounts(snapshot, after):
-            return _sealed([ACCOUNTS, snapshot, after])
+            return sealed([ACCOUNTS, snapshot, after])
         case AskDetails(snapshot, accounts):
-            return _sealed([DETAILS, snapshot, accounts])
+            return sealed([DETAILS, snapshot, accounts])
         case AskBlocks(snapshot, mailboxes):
-            return _sealed([BLOCKS, snapshot, mailboxes])
+            return sealed([BLOCKS, snapshot, mailboxes])
         case AskMessages(snapshot, wanted):
-            return _sealed([MESSAGES, snapshot, wanted])
+            return sealed([MESSAGES, snapshot, wanted])
         case End(snapshot):
-            return _sealed([END, snapshot])
+            return sealed([END, snapshot])
 
 
 def decode_request(data: bytes) -> Request:
@@ -183,7 +183,7 @@ def decode_request(data: bytes) -> Request:
 
 def encode_numbered(number: int, body: bytes) -> bytes:
     """`[number, body]`: a question in answer to an offer, and the answer to that question."""
-    return _sealed([number, body])
+    return sealed([number, body])
 
 
 def decode_numbered(data: bytes) -> tuple[int, bytes]:
@@ -193,7 +193,7 @@ def decode_numbered(data: bytes) -> tuple[int, bytes]:
 
 def encode_begun(begun: Begun) -> bytes:
     """`[snapshot, position, messages]`"""
-    return _sealed([begun.snapshot, plain_position(begun.position), begun.messages])
+    return sealed([begun.snapshot, plain_position(begun.position), begun.messages])
 
 
 def decode_begun(data: bytes) -> Begun:
@@ -203,7 +203,7 @@ def decode_begun(data: bytes) -> Begun:
 
 def encode_accounts(accounts: Accounts) -> bytes:
     """`[[account, digest] ..., has more]`"""
-    return _sealed([accounts.digests, accounts.has_more])
+    return sealed([accounts.digests, accounts.has_more])
 
 
 def decode_accounts(data: bytes) -> Accounts:
@@ -218,7 +218,7 @@ def decode_accounts(data: bytes) -> Accounts:
 
 def encode_details(details: Sequence[Details]) -> bytes:
     """`[[account, clock, document or null, [[mailbox, alive, digest, next UID] ...]] ...]`"""
-    return _sealed(
+    return sealed(
         [
             [
                 each.account,
@@ -236,17 +236,18 @@ def decode_details(data: bytes) -> list[Details]:
     found = []
     for account, clock, document, mailboxes in _convert(_opened(data), kind):
         boxes = tuple(
-            TheirMailbox(_id(id), _clock(alive), _digest(digest), uid) for id, alive, digest, uid in mailboxes
+            TheirMailbox(_id(id), clock_of(alive), _digest(digest), uid)
+            for id, alive, digest, uid in mailboxes
         )
         if len({box.id for box in boxes}) != len(boxes) or not all(box.alive for box in boxes):
             raise PeerError("a mailbox is told of once, and with what keeps it alive")
-        found.append(Details(_checked(check_account, account), _clock(clock), document, boxes))
+        found.append(Details(_checked(check_account, account), clock_of(clock), document, boxes))
     return found
 
 
 def encode_blocks(blocks: Sequence[Blocks]) -> bytes:
     """`[[[block, digest] ...] ...]`, a list a mailbox"""
-    return _sealed(blocks)
+    return sealed(blocks)
 
 
 def decode_blocks(data: bytes) -> list[Blocks]:
@@ -261,7 +262,7 @@ def encode_messages(
     found: Sequence[tuple[int, Sequence[tuple[Uid, MessageId, bytes]]]], rest: tuple[int, int] | None
 ) -> bytes:
     """`[[[place, [[uid, id, instances] ...]] ...], [place, uid] or null]`"""
-    return _sealed([found, rest])
+    return sealed([found, rest])
 
 
 def decode_messages(data: bytes) -> Messages:
@@ -320,11 +321,6 @@ def _ranges(value: tuple[UidRange, ...]) -> tuple[UidRange, ...]:
     return value
 
 
-def _clock(value: object) -> Clock:
-    clock: Clock = _checked(clock_from_plain, value)
-    return clock
-
-
 def _checked(check: Any, value: Any) -> Any:
     try:
         return check(value)
@@ -339,15 +335,11 @@ def _convert(value: object, kind: Any) -> Any:
         raise PeerError(f"that is not how one speaks about a snapshot: {error}") from error
 
 
-def _sealed(value: Any) -> bytes:
-    return with_checksum(dump(value))
-
-
 def _opened(data: bytes) -> Any:
     return read(without_checksum(data))
 
 
-ENDED = _sealed(None)
+ENDED = sealed(None)
 """The answer to `End`."""
 
 

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, NewType
 import msgspec
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import dump
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import Instance, Message, MessageId
 from crdtmail.crdt.uid import Uid
@@ -643,6 +644,11 @@ def element_digest(salt: bytes, name: bytes, content: bytes) -> int:
     """64 bits that stand for one element; a digest is the exclusive or of those of its elements."""
     hashed = hashlib.blake2b(name + b"\0" + content, digest_size=8, salt=salt)
     return int.from_bytes(hashed.digest(), "big")
+
+
+def directory_digest(account: Account, content: object) -> int:
+    """64 bits that stand for what an account's directory says (`Directory.content`)."""
+    return element_digest(b"", account.encode(), dump(content))
 
 
 def split_key(table: Table, key: bytes) -> tuple[Any, ...]:

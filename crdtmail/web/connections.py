@@ -16,10 +16,10 @@ from crdtmail.errors import Refusal
 from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import MAX_CONNECTIONS
 from crdtmail.web.problems import problem
+from crdtmail.web.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY_S = 60.0
 _NETWORK_BITS = 64  # of an IPv6 address: who has one has all of its network
 
 
@@ -61,14 +61,12 @@ class Malformed:
 
     def __init__(self, refusals: Refusals, now: Callable[[], float]) -> None:
         self._refusals = refusals
-        self._now = now
-        self._log_again_at = now()
+        self._seldom = Seldom(now)
 
     def note(self, remote: str | None, why: str) -> None:
         text = f"what came is not HTTP: {printable(why.partition(chr(10))[0][:100])}"
         self._refusals.count(None, Refusal.MALFORMED, text)
-        if self._now() >= self._log_again_at:
-            self._log_again_at = self._now() + _LOG_EVERY_S
+        if self._seldom.is_due("malformed"):
             log.warning("%s: %s (`crdtmail status` has how many)", remote, text)
 
 

@@ -23,10 +23,10 @@ from crdtmail.security.tokens import Scope, Token
 from crdtmail.web.gossip_server import DIGEST, NONCE, PREFIX, SENDER, SIGNATURE, TIME, asker
 from crdtmail.web.load import BODY, SHARE, Load, Share, body_of, receive, send, size_of
 from crdtmail.web.problems import problems
+from crdtmail.web.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY_S = 60.0  # whoever may not come in must not fill the disk either
 _BODYLESS = {"GET", "HEAD", "DELETE"}
 _HARMLESS = {"GET", "HEAD"}
 _LARGEST = {
@@ -57,9 +57,8 @@ class Guard:
     ) -> None:
         self.access = access
         self._refusals = refusals
-        self._now = now
         self._replica = replica
-        self._log_again_at = now()
+        self._seldom = Seldom(now)
         self._receiver = Receiver(life, now)
         self._load = Load()
 
@@ -161,8 +160,7 @@ class Guard:
         except Unauthenticated as error:
             if not error.is_greeting:
                 self._refusals.count(None, error.reason, str(error))
-                if self._now() >= self._log_again_at:
-                    self._log_again_at = self._now() + _LOG_EVERY_S
+                if self._seldom.is_due("refused"):
                     log.warning("a request was refused: %s (`crdtmail status` has how many)", error)
             raise
         except web.HTTPException as error:
@@ -190,7 +188,7 @@ def _scopes(request: web.Request) -> set[Scope]:
     if route in ("/v1/status", "/metrics"):
         return {Scope.READ, Scope.ADMIN}
     if route.startswith("/v1/accounts"):
-        return {Scope.READ if request.method in ("GET", "HEAD") else Scope.WRITE}
+        return {Scope.READ if request.method in _HARMLESS else Scope.WRITE}
     return {Scope.ADMIN}
 
 

@@ -15,10 +15,10 @@ from crdtmail.errors import ConfigError, Refusal
 from crdtmail.gossip.refusals import Refusals
 from crdtmail.limits import ACCEPT_PAUSE_S, BACKLOG, HANDSHAKE_S, MAX_CONNECTIONS, SHUTDOWN_S
 from crdtmail.web.connections import Places
+from crdtmail.web.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-_LOG_EVERY_S = 60.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -36,7 +36,7 @@ class Listener:
         self._sockets = sockets
         self._refusals = refusals
         self._tasks: set[asyncio.Task[None]] = set()
-        self._complain_again_at: dict[str, float] = {}
+        self._seldom = Seldom(lambda: asyncio.get_running_loop().time())
 
     def serve(
         self, server: web.Server, connection: Callable[[Callable[[], None]], web.RequestHandler]
@@ -114,10 +114,7 @@ class Listener:
         task.add_done_callback(self._tasks.discard)
 
     def _complain(self, complaint: str) -> None:
-        """Now and then: the log must not fill the disk too."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._complain_again_at.get(complaint, now):
-            self._complain_again_at[complaint] = now + _LOG_EVERY_S
+        if self._seldom.is_due(complaint):
             log.error("%s", complaint)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import crdtmail
 from crdtmail.crdt.clock import Clock
 from crdtmail.gossip.peers import Heard
-from crdtmail.gossip.refusals import OTHERS
 from crdtmail.gossip.session import Session
 from crdtmail.limits import ALONE_S, SILENT_S
 from crdtmail.node import Node
@@ -69,7 +68,7 @@ async def node_status(node: Node, listener: Listener) -> dict[str, Any]:
         "refusals": [
             {
                 "peer": peer,
-                "name": _name_of(node, peer),
+                "name": None if peer is None else gossip.peers.name_of(peer),
                 "reason": reason.value,
                 "count": refused.count,
                 "lastSeconds": _age(node, refused.at),
@@ -143,18 +142,6 @@ def _members(node: Node) -> list[dict[str, Any]]:
         }
         for replica, heard in sorted(gossip.peers.heard.items())
     ]
-
-
-def _name_of(node: Node, peer: str | None) -> str | None:
-    """What whoever `Refusals` names is called; None if that is not known."""
-    if peer is None or peer == OTHERS:
-        return None
-    if (session := node.gossip.peers.sessions.get(peer)) is not None:
-        return None if session.peer is None else session.peer.name
-    for replica, heard in node.gossip.peers.heard.items():
-        if f"{replica:016x}" == peer:
-            return heard.name
-    return None
 
 
 def twins(node: Node) -> list[str]:
