@@ -93,10 +93,11 @@ class Disk:
         self._store.commit(changes)
 
     def sync(self) -> None:
+        self.synced = self.head()
         self._durable_head = None
         if not self.lies_about_sync:
             self._store.sync()
-        self.synced = self.head()
+            self._durable_head = self.synced
 
     def crash(self, keep: int = 0) -> None:
         """What was not synced is lost but for the first `keep` commits."""

@@ -15,7 +15,7 @@ from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
 from crdtmail.store.interface import Table
 from simulations import actions, clients
-from simulations.chance import Draws
+from simulations.chance import generator
 from simulations.clients import Client
 from simulations.network import Request
 from simulations.trace import Record
@@ -311,7 +311,6 @@ def _strange(world: World, machine: Machine, what: str) -> Request:
             position[-7] ^= 1
             return Request(Kind.EXCHANGE, _STRANGER, bytes(position))
         case _:
-            draws = Draws(world.seed, "noise", machine.name, world.now_us)
-            body = bytes(int(draws.take() * 256) for _ in range(7))
-            return Request(Kind.EXCHANGE, _STRANGER, body)
+            noise = generator(world.seed, "noise", machine.name, world.now_us).randbytes(7)
+            return Request(Kind.EXCHANGE, _STRANGER, noise)
     return Request(Kind.PUSH, _STRANGER, body)

@@ -8,9 +8,11 @@ disk holds is what the next life begins with.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail.crdt.clock import ReplicaId
@@ -41,7 +43,7 @@ from crdtmail.store.memory_store import Changes, Image
 from crdtmail.store.tables import Head, Tables
 from crdtmail.store.writer import Failed, run_group
 from crdtmail.views import living_mailboxes
-from simulations.chance import Draws, generator
+from simulations.chance import generator
 from simulations.disk import DISK_FAILURES, Disk, PowerCut
 from simulations.faults import log_kept
 from simulations.memo import decoded_answer, decoded_delta, decoded_position
@@ -134,6 +136,8 @@ class Machine:
         self.addresses = peers
         self.replica: WatchedReplica
         self.gossip: Gossip
+        self._chance: random.Random
+        """How long the disk takes in this life."""
         self._id: ReplicaId | None = None
         self._ids = 0
         self._ids_before: set[ReplicaId | None] = set()
@@ -150,7 +154,6 @@ class Machine:
         self._timers: dict[str, int] = {}
         self._failed: dict[str, list[float]] = {}
         """When the calls of each peer failed, since one succeeded."""
-        self._reads = 0
         self._renewed = 0
         self.retired = 0
         """How often its id was retired."""
@@ -194,7 +197,7 @@ class Machine:
         before = None if self._may_be_new or self.disk.is_damaged else self.disk.durable().replica()
         if self.crash_at == "in recovery":
             self.crash_at, self._may_be_new = "", True
-            self.disk.cut_power(keep=int(Draws(seed, "recovery", self.name, life).take() * 2))
+            self.disk.cut_power(keep=generator(seed, "recovery", self.name, life).randrange(2))
         try:
             replica = WatchedReplica.open(self.disk, self._new_id, self.wall_ms)
         except PowerCut:
@@ -223,7 +226,7 @@ class Machine:
         self.replica = replica
         self._id = replica.id
         self.is_up = True
-        chance = generator(seed, "sessions", self.name, life)
+        self._chance = generator(seed, "pace", self.name, life)
         tables = self.disk.durable()
         config = world.config
         self.gossip = Gossip(
@@ -235,7 +238,7 @@ class Machine:
             timing=Timing(
                 interval_s=config.interval_s, grace_s=config.grace_s, last_retry_s=config.last_retry_s
             ),
-            chance=chance,
+            chance=generator(seed, "sessions", self.name, life),
             now=self.now,
             protocol=self.protocol,
         )
@@ -390,9 +393,8 @@ class Machine:
         self.slowness = 1.0
         self.set_drift(1.0)
         self.disk.fail_no_more()
-        found = self.disk.scan()
-        expect(bool(found) == self.disk.is_damaged, "a damaged record is noticed", f"{self.name}: {found}")
-        if found:
+        if self.disk.is_damaged:
+            expect(self.disk.scan() is not None, "a damaged record is noticed", self.name)
             self.crash("its disk is damaged")
             self.replace_disk("damaged", {})
         self.world.after(1, self.start)
@@ -446,8 +448,7 @@ class Machine:
 
     def _after_read(self, then: Callable[[], None]) -> None:
         least, most = _READ_US
-        self._reads += 1
-        drawn = Draws(self.world.seed, "read", self.name, self.life, self._reads).take()
+        drawn = self._chance.random()
         self._later(int((least + (most - least) * drawn * drawn) * self.slowness), then)
 
     def _later(self, delay_us: int, then: Callable[[], None]) -> None:
@@ -532,8 +533,7 @@ class Machine:
         )
         batch = _Batch(group, outcomes, changes, self.replica.take_notes(), self.replica.take_touched())
         least, most = self.world.config.fsync_s
-        drawn = Draws(self.world.seed, "fsync", self.name, self.life, self.disk.commits).take()
-        delay = int((least + (most - least) * drawn) * 1e6 * self.slowness)
+        delay = int((least + (most - least) * self._chance.random()) * 1e6 * self.slowness)
         self._later(delay, lambda: self._commit(batch))
 
     def _noted(self, write: _Write) -> Callable[[Transaction], Any]:
@@ -562,7 +562,7 @@ class Machine:
             self._fail(batch, error)
             return
         if self.crash_at == "in persist":
-            keep = int(Draws(world.seed, "torn", self.name, self.life).take() * 2)
+            keep = self._chance.randrange(2)
             world.reached["commit kept by a crash" if keep else "commit lost by a crash"] += 1
             if keep:
                 world.checks.durable(self, batch.notes, batch.touched)
@@ -705,21 +705,9 @@ class Machine:
                     world.checks.failed_again(self, peer, failed)
                 resume(value, error)
 
-        def answered(reply: Reply | PeerError) -> None:
-            if self.is_paused:
-                self.held.append(lambda: answered(reply))
-                return
-            if isinstance(reply, Reply):
-                world.reached["older version spoken"] += call.protocol < self.protocol
-                if reply.status == 409:
-                    world.reached["gap answered"] += 1
-                finish(reply, None)
-            else:
-                finish(None, reply)
-
         request = Request(call.kind, self.replica.id, call.body, call.protocol)
         world.network.requests[self.name, peer].append(request)
-        world.carry(self, peer, request, answered)
+        world.carry(self, peer, request, partial(self._take, call, finish))
 
         def give_up() -> None:
             if not is_over and self.life == life:
@@ -727,6 +715,18 @@ class Machine:
             finish(None, PeerUnreachable("no answer in time"))
 
         world.after(self._until_us(GOSSIP_TIMEOUT_S), give_up, self)
+
+    def _take(self, call: Call, finish: Done, reply: Reply | PeerError) -> None:
+        """The answer to a call is there."""
+        reached = self.world.reached
+        if self.is_paused:
+            self.held.append(partial(self._take, call, finish, reply))
+        elif isinstance(reply, Reply):
+            reached["older version spoken"] += call.protocol < self.protocol
+            reached["gap answered"] += reply.status == 409
+            finish(reply, None)
+        else:
+            finish(None, reply)
 
     def _note_gap(self, peer: str, reply: Reply | None) -> None:
         """Who takes nothing, and stands where it stood, is asked ever more rarely."""
@@ -771,7 +771,7 @@ class Machine:
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
         if request.kind is Kind.EXCHANGE:
-            answer = decoded_answer(reply.body, request.protocol)
+            answer = decoded_answer(reply.body, protocol=request.protocol)
             self.world.checks.told_clock(self, answer.position.clock)
             self._check_deltas(answer.deltas)
             self.world.sent_deltas += len(answer.deltas)

@@ -1,8 +1,8 @@
 """The simulated network: what is said on a link is lost, doubled, late, cut short or damaged; links are cut
 and clogged.
 
-A message is one request or one answer.  What befalls the nth message on a link is drawn from the seed, the
-link and n, so it does not depend on what happens on others.
+A message is one request or one answer.  What befalls the nth message on a link depends on the seed, the
+link and n, and not on what happens on others.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from random import Random
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import PROTOCOL, Kind
-from simulations.chance import Draws
+from simulations.chance import generator
 
 STALE_KEPT = 20  # requests that are remembered a link, to be sent again in another life
 
@@ -66,7 +67,7 @@ class Network:
         self._record = record
         self._reached = reached
         self._is_up = is_up
-        self._numbers: Counter[tuple[str, str]] = Counter()
+        self._chances: dict[tuple[str, str], Random] = {}
         self.cut: dict[tuple[str, str], None] = {}
         self._clogged: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self.requests: defaultdict[tuple[str, str], deque[Request]] = defaultdict(
@@ -120,22 +121,21 @@ class Network:
     ) -> None:
         """Carry `body`; `deliver` is called with what arrives of it: once, never or twice."""
         link = (source, target)
-        number = self._numbers[link] = self._numbers[link] + 1
         self.messages += 1
         self.bytes += len(body)
         message = self.messages
         self._record("send", source, target, message, what, len(body))
-        draws = Draws(self._seed, "message", source, target, number)
+        loss, damage, where, slowness, delay, longer, twice = self._draw(link)
         weather = self.weather
         if link in self.cut:
             self._reached["message into a cut"] += 1
             self._record("lost", source, message)
             return
-        if draws.take() < weather.loss:
+        if loss < weather.loss:
             self._reached["message lost"] += 1
             self._record("lost", source, message)
             return
-        damaged = self._damaged(body, draws)
+        damaged = self._damaged(body, damage, where)
         if damaged is not body:
             self._record("damaged", source, message)
 
@@ -148,9 +148,9 @@ class Network:
             self._record("arrive" if self._is_up(target) else "refused", target, message)
             deliver(damaged)
 
-        latency = self._latency_us(draws)
+        latency = self._latency_us(slowness, delay, longer)
         copies = 1
-        if draws.take() < weather.duplication:
+        if twice < weather.duplication:
             self._reached["message doubled"] += 1
             copies = 2
         self.under_way += copies
@@ -161,20 +161,25 @@ class Network:
             else:
                 self._at(self._now() + latency * (1 + 3 * copy), arrive)
 
-    def _latency_us(self, draws: Draws) -> int:
+    def _draw(self, link: tuple[str, str]) -> list[float]:
+        """Seven numbers from 0 to below 1 for each message, whatever becomes of it."""
+        chance = self._chances.get(link)
+        if chance is None:
+            chance = self._chances[link] = generator(self._seed, "link", *link)
+        return [chance.random() for _ in range(7)]
+
+    def _latency_us(self, slowness: float, delay: float, longer: float) -> int:
         """Mostly near the least; now and then much longer, so that later messages overtake."""
         least, usual = self._latency_s
-        drawn = draws.take()
-        latency = least + (usual - least) * drawn * drawn
-        if draws.take() < self.weather.delay:
+        latency = least + (usual - least) * slowness * slowness
+        if delay < self.weather.delay:
             self._reached["message delayed"] += 1
-            latency += self.weather.longest_delay_s * draws.take()
+            latency += self.weather.longest_delay_s * longer
         return max(1, int(latency * 1e6))
 
-    def _damaged(self, body: bytes, draws: Draws) -> bytes:
+    def _damaged(self, body: bytes, drawn: float, where: float) -> bytes:
         """What of it arrives."""
         weather = self.weather
-        drawn, where = draws.take(), draws.take()
         if not body or drawn >= weather.truncation + weather.bit_flip:
             return body
         if drawn < weather.truncation:

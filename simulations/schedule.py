@@ -10,10 +10,10 @@ from simulations.config import Config
 from simulations.faults import FAULTS, ShortLog, switched_on
 from simulations.workload import workload
 
-_AROUND_A_SNAPSHOT = 0.13
+_AROUND_A_SNAPSHOT = 0.08
 """Of the runs of the swarm, those in which two clients clash around a snapshot."""
 
-_SIZES = {0.16: 85, 0.4: 10, 0.75: 5}
+_SIZES = {0.16: 90, 0.4: 6, 0.75: 4}
 """Parts of the configured time that a run of the swarm takes, and how often of a hundred."""
 
 
@@ -61,6 +61,6 @@ def swarm(seed: int, config: Config) -> Config:
         accounts=accounts,
         has_small_limits=small,
         seconds=config.seconds * size,
-        operations=int(config.operations * size * 0.65),
+        operations=int(config.operations * size * 0.55),
         interval_s=interval_s,
     )

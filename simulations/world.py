@@ -27,13 +27,14 @@ from crdtmail.views import living_mailboxes, scripts
 from simulations import clients
 from simulations import machine as machines
 from simulations.actions import AnyAction, Deliver, Event
-from simulations.chance import Draws
+from simulations.chance import generator
 from simulations.checks import Checks
 from simulations.clients import Client, Looked
 from simulations.config import Config, links
 from simulations.faults import ShortLog, weather
 from simulations.incidents import apply
 from simulations.machine import Machine
+from simulations.memo import decoded_once
 from simulations.network import Network, Request
 from simulations.planted import planted
 from simulations.trace import Record, trace_hash
@@ -43,11 +44,13 @@ READ_ROUNDS = 12
 """Rounds of everybody reading and everybody exchanging, after which nobody renumbers any more."""
 QUIET_INTERVALS = 1
 """Gossip intervals for which the quiet cluster is watched."""
-QUIET_WATCHED = 2
-"""In one run of so many, for it is a tenth of a run's work."""
+QUIET_WATCHED = 6
+"""In one run of so many, for it is a tenth of such a run's work."""
+ALL_WRITE = 7
+"""In one run of so many each node takes one more message at the end, for that is a quarter of its work."""
 CALM_LIMIT_S = 300.0
 """In calm weather everything is everywhere within so many seconds, whatever happened before."""
-PRUNING_WATCHED = 4
+PRUNING_WATCHED = 5
 """In one run of so many, and where a node was retired, it is waited for that: it takes a while."""
 PRUNED_WITHIN = 30
 """When all is quiet, no node keeps any of its log for more intervals."""
@@ -375,12 +378,11 @@ class World:
     def _everybody_writes(self) -> bool:
         """Whatever happened to a node, it takes mail again, and the others get it.
 
-        All of them in one run of three, one in the others, for it is a quarter of a run's work; whether it
-        was all.
+        All of them in one run of `ALL_WRITE`, one in the others; whether it was all.
         """
         self.record("probe", "")
         members = self.members
-        writers = members if self.seed % 3 == 0 else [members[self.seed % len(members)]]
+        writers = members if self.seed % ALL_WRITE == 0 else [members[self.seed % len(members)]]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
 
         def deliver(machine: Machine) -> None:
@@ -519,7 +521,7 @@ def run(
     Raises ValueError for a configuration that makes no sense, and nothing for what went wrong in the run.
     """
     result = Result(seed)
-    with planted(config.planted), _limits(seed, config):
+    with planted(config.planted), _limits(seed, config), decoded_once():
         world = World(seed, config, records=records, strict=strict)
         world.figures = result.figures
         try:
@@ -567,10 +569,10 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
     if not config.has_small_limits:
         yield
         return
-    draw = Draws(seed, "limits")
+    chance = generator(seed, "limits")
 
     def among(*values: int) -> int:
-        return values[int(draw.take() * len(values))]
+        return chance.choice(values)
 
     accounts, block = among(1, 1, 2), among(2, 4, 8)
     with ExitStack() as stack:

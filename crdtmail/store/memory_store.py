@@ -7,6 +7,7 @@ until it is synced, so that a simulation decides when the disk has the data and 
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ from crdtmail.store.interface import (
     unseal_sound,
 )
 
-_Tables = dict[Table, "SortedDict[bytes, bytes]"]
+_Tables = defaultdict[Table, "SortedDict[bytes, bytes]"]
 Image = dict[Table, dict[bytes, bytes]]
 Changes = dict[Table, dict[bytes, bytes | None]]
 
@@ -34,7 +35,7 @@ class MemoryStore:
 
     def __init__(self, *, sync_on_commit: bool = True, place: bytes = b"memory") -> None:
         self.next_place = place
-        self._live: _Tables = {table: SortedDict() for table in Table}
+        self._live: _Tables = defaultdict(SortedDict)
         self._unsynced: list[Changes] = []
         """For each commit that is not durable yet, what it replaced."""
         self._sync_on_commit = sync_on_commit
@@ -48,7 +49,7 @@ class MemoryStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        tables = dict(self._live)
+        tables = self._live.copy()
         self._shared += 1
         try:
             yield _View(tables, None)
@@ -91,7 +92,7 @@ class MemoryStore:
 
     def image(self) -> Image:
         """A copy of what is durable; the records as they lie there, damaged or not."""
-        image = {table: dict(rows) for table, rows in self._live.items()}
+        image = {table: dict(self._live[table]) for table in Table}
         for replaced in reversed(self._unsynced):
             for table, rows in replaced.items():
                 for key, record in rows.items():
@@ -103,11 +104,13 @@ class MemoryStore:
 
     def load(self, image: Image) -> None:
         """Put an image, or an empty one, in the place of everything."""
-        self._live = {table: SortedDict(image.get(table, {})) for table in Table}
+        self._live = defaultdict(SortedDict)
+        for table, rows in image.items():
+            self._live[table].update(rows)
         self._unsynced.clear()
 
     def size(self) -> dict[Table, int]:
-        return {t: sum(len(k) + len(v) for k, v in rows.items()) for t, rows in self._live.items()}
+        return {t: sum(len(k) + len(v) for k, v in self._live[t].items()) for t in Table}
 
     def disk(self) -> Room | None:
         return None
