@@ -653,6 +653,8 @@ class Machine:
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
                     raise error
+                if address not in self.addresses:
+                    return  # it was taken out meanwhile
                 peer = self.gossip.peers.sessions[address].peer
                 if peer is not None and self.world.machines[address].lives_as(peer.replica):
                     self.met.add(address)
