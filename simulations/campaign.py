@@ -86,9 +86,7 @@ def run_chunk(name: str, first: int, seeds: int, planted: tuple[str, ...], stop:
             config = msgspec.structs.replace(scenario.configure(seed), planted=planted)
             events = schedule(seed, config)
             result = run(seed, config, events, records=False)
-            gc.collect(
-                0
-            )  # a run keeps nothing of what it has made: to look once, after it, is a fifth faster
+            gc.collect(0)  # a run keeps nothing of what it made: to look just once is a fifth faster
             runs += 1
             reached.update(result.reached)
             if result.violation is not None:
