@@ -1,4 +1,4 @@
-"""Hypothesis profiles: `ci` by default, `long` for a night, by HYPOTHESIS_PROFILE."""
+"""Hypothesis profiles: `ci` by default, `long` for a night, by HYPOTHESIS_PROFILE.  No edge of a screen."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=150, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.register_profile("long", max_examples=20_000, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# pytest-xdist tells its workers how wide a screen is; what is printed would be folded there.
+os.environ.pop("COLUMNS", None)
