@@ -1,4 +1,5 @@
-"""Hypothesis profiles: `ci` by default, `long` for a night, by HYPOTHESIS_PROFILE.  No edge of a screen."""
+"""How tests are run: so many at once; and with the profiles of Hypothesis, `ci` by default, `long` for a night,
+by HYPOTHESIS_PROFILE."""
 
 from __future__ import annotations
 
@@ -13,3 +14,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # pytest-xdist tells its workers how wide a screen is; what is printed would be folded there.
 os.environ.pop("COLUMNS", None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because many tests wait for processes; memory is the limit."""
+    return min(8, len(os.sched_getaffinity(0)) + 1)
