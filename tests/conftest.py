@@ -1,5 +1,5 @@
-"""How tests are run: so many at once; and with the profiles of Hypothesis, `ci` by default, `long` for a night,
-by HYPOTHESIS_PROFILE."""
+"""How tests are run: how many at once, and Hypothesis's profiles, `ci` by default and `long` for a night, by
+HYPOTHESIS_PROFILE."""
 
 from __future__ import annotations
 
