@@ -557,7 +557,6 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, b
     return answers
 
 
-@pytest.mark.xdist_group("the same refusals")
 @pytest.mark.parametrize(
     "number", range(len(REFUSED)), ids=lambda n: f"{REFUSED[n][0]} {REFUSED[n][1][:60]} {n}"
 )

@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from tests import fuzz_http
 from tests.nodes import Running, single
 
-pytestmark = pytest.mark.xdist_group("the same node, which is asked for nonsense")
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Runner, Running]]:

@@ -22,7 +22,6 @@ NAMES = ("mx1", "mx2", "mx3")
 ACCOUNT = "alice"
 REASON = why_not()
 namespaces = pytest.mark.skipif(bool(REASON), reason=REASON)
-together = pytest.mark.xdist_group("the same three nodes")
 
 
 def until(true: Callable[[], bool], what: str) -> None:
@@ -89,7 +88,6 @@ def assert_all_have(it: Network, *wanted: str) -> None:
 
 
 @namespaces
-@together
 def test_a_node_that_is_cut_off_takes_mail_and_hears_of_all_when_the_cut_heals(three: Network) -> None:
     with three.isolated("mx3"):
         until(lambda: not is_reachable(three, "mx3", "mx1"), "mx3 says that it does not reach mx1")
@@ -103,7 +101,6 @@ def test_a_node_that_is_cut_off_takes_mail_and_hears_of_all_when_the_cut_heals(t
 
 
 @namespaces
-@together
 def test_a_one_way_cut_shows_on_the_side_that_cannot_reach_and_stops_no_mail(three: Network) -> None:
     """mx1 cannot call mx2, nor mx3 mx2; mx2 calls both, and brings and fetches everything.
 
@@ -122,7 +119,6 @@ def test_a_one_way_cut_shows_on_the_side_that_cannot_reach_and_stops_no_mail(thr
 
 
 @namespaces
-@together
 def test_a_node_that_stands_still_holds_nobody_up(three: Network) -> None:
     with three.stopped("mx3"):
         assert three.ask("mx1", deliver("meanwhile", ack=1)), "the other two go on"
@@ -132,7 +128,6 @@ def test_a_node_that_stands_still_holds_nobody_up(three: Network) -> None:
 
 
 @namespaces
-@together
 def test_nodes_converge_over_a_slow_network_that_loses_packets(three: Network) -> None:
     for name in NAMES:
         if not three.slow_down(name, "delay", "30ms", "10ms", "loss", "5%"):

@@ -30,9 +30,6 @@ BUG = ("healed-uids-too-low",)
 """Planted, it breaks a promise in a few of these seeds of the swarm."""
 FIRST, SEEDS = 3, 30
 
-with_the_swarm = pytest.mark.xdist_group("the same campaign of the swarm")
-with_failures = pytest.mark.xdist_group("the same collected failures")
-
 
 class Here(Executor):
     """Runs in this process, at once, and remembers which seeds it was given."""
@@ -76,13 +73,11 @@ def swarm(pool: Executor) -> Tally:
     return tally
 
 
-@with_the_swarm
 def test_a_short_campaign_of_the_swarm_breaks_no_promise(swarm: Tally) -> None:
     assert [failure.violation for failure in swarm.failures] == []
     assert swarm.runs == 400
 
 
-@with_the_swarm
 def test_a_short_campaign_comes_upon_everything_that_a_long_one_must(swarm: Tally) -> None:
     assert sometimes.never_reached(swarm.reached) == []
     assert len(sometimes.SWARM) == len(set(sometimes.SWARM))
@@ -106,7 +101,6 @@ def collected() -> Tally:
     return tally
 
 
-@with_failures
 def test_two_processes_find_what_one_finds(pool: Executor, collected: Tally) -> None:
     tally = Tally(scenario="swarm", first=FIRST, seeds=SEEDS, planted=BUG)
     campaign(pool, 2, tally, stop=False, progress=ignore)
@@ -134,7 +128,6 @@ def test_a_campaign_without_seeds_is_over() -> None:
 # Failures -------------------------------------------------------------------------------------------------
 
 
-@with_failures
 def test_all_failures_can_be_collected(collected: Tally) -> None:
     assert collected.runs == SEEDS
     assert len(collected.failures) > 1
@@ -143,7 +136,6 @@ def test_all_failures_can_be_collected(collected: Tally) -> None:
         assert failure.replay().violation == failure.violation
 
 
-@with_failures
 def test_a_campaign_stops_at_the_first_failure(collected: Tally) -> None:
     tally = Tally(scenario="swarm", first=FIRST, seeds=5 * CHUNK, planted=BUG)
     run_here(tally, stop=True)
@@ -177,7 +169,6 @@ def test_the_failure_at_which_a_campaign_stops_is_the_first_that_there_is() -> N
     assert tally.failures[0] == alone.failures[0]
 
 
-@with_failures
 def test_a_campaign_that_has_failed_goes_no_further_unless_all_are_collected(collected: Tally) -> None:
     tally = Tally(scenario="swarm", first=FIRST, seeds=CHUNK, planted=BUG)
     run_here(tally, stop=True)
@@ -196,7 +187,6 @@ def reloaded(tally: Tally, file: Path) -> Tally:
     return Tally.load(file)
 
 
-@with_failures
 def test_a_state_file_keeps_everything(collected: Tally, tmp_path: Path) -> None:
     assert reloaded(collected, tmp_path / "state") == collected
 

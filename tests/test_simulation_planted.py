@@ -159,13 +159,7 @@ def test_a_bug_that_does_not_exist_cannot_be_planted() -> None:
 # Shrinking ------------------------------------------------------------------------------------------------
 
 
-SHRUNK = [
-    pytest.param(bug, marks=pytest.mark.xdist_group(f"the same failure by {bug}"))
-    for bug in ("half-a-delta-stays", "remove-wins")
-]
-
-
-@pytest.fixture(scope="module", params=SHRUNK)
+@pytest.fixture(scope="module", params=["half-a-delta-stays", "remove-wins"])
 def failure(request: pytest.FixtureRequest) -> Failure:
     """A run with four nodes, many faults and clients, in which the bug shows sooner or later."""
     story = (*STORIES["remove-wins"], Event(9, Stranger("mx2", "broken directory")))

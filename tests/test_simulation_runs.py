@@ -32,8 +32,6 @@ BUG = "expunge-takes-the-unseen"
 """Planted, it lets runs fail, and what they say of it tells of keywords, which are sets."""
 BUGGY_SEEDS = 24
 
-with_the_same_hashes = pytest.mark.xdist_group("the same hashes of another process")
-
 
 def outcome(result: Result) -> tuple[object, ...]:
     """All that there is to a run but its trace."""
@@ -80,14 +78,12 @@ def hashes_elsewhere(python: str = sys.executable, hash_seed: str = "1") -> str:
     return found.stdout
 
 
-@with_the_same_hashes
 def test_runs_that_break_a_promise_and_others_are_compared() -> None:
     ends = [line.endswith(" None") for line in hashes_elsewhere().splitlines()]
     assert len(ends) == BUGGY_SEEDS
     assert set(ends) == {True, False}
 
 
-@with_the_same_hashes
 def test_the_order_in_which_python_keeps_a_set_decides_nothing() -> None:
     assert hashes_elsewhere(hash_seed="2") == hashes_elsewhere()
 
@@ -102,7 +98,6 @@ def other_pythons() -> Iterator[str]:
         yield from installed[:1] or filter(None, [shutil.which(f"python3.{minor}")])
 
 
-@with_the_same_hashes
 @pytest.mark.parametrize("python", list(other_pythons()))
 def test_another_python_does_the_same(python: str) -> None:
     assert hashes_elsewhere(python) == hashes_elsewhere()

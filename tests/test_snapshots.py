@@ -351,7 +351,6 @@ def full() -> Master:
     return master
 
 
-@pytest.mark.xdist_group("the same full replica")
 @pytest.mark.parametrize("killed_at", range(1, 7))
 def test_a_replica_that_is_killed_meanwhile_goes_on_with_what_it_has(full: Master, killed_at: int) -> None:
     two, source = Master(2), source_of(full)
