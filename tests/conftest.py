@@ -1,4 +1,5 @@
-"""Hypothesis profiles: `ci` by default, `long` for a night, by HYPOTHESIS_PROFILE."""
+"""How tests are run: how many at once, and Hypothesis's profiles, `ci` by default and `long` for a night, by
+HYPOTHESIS_PROFILE."""
 
 from __future__ import annotations
 
@@ -10,3 +11,11 @@ _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=150, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.register_profile("long", max_examples=20_000, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# pytest-xdist tells its workers how wide a screen is; what is printed would be folded there.
+os.environ.pop("COLUMNS", None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because many tests wait for processes; memory is the limit."""
+    return min(8, len(os.sched_getaffinity(0)) + 1)

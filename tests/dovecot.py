@@ -11,7 +11,6 @@ import imaplib
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
+
+from tests.nodes import free_ports
 
 Layout = Literal["maildir++", "fs", "mbox"]
 
@@ -129,12 +130,6 @@ def let_others_pass(path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o011)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def mail_location(layout: Layout, mail: Path) -> str:
     return {
         "maildir++": f"maildir:{mail}",
@@ -157,7 +152,7 @@ def running_dovecot(tmp_path: Path, layout: Layout = "maildir++") -> Iterator[Do
         if os.getuid() == 0:
             let_others_pass(tmp_path)
         config = home / "dovecot.conf"
-        server = Dovecot("127.0.0.1", free_port(), "ada", "lovelace", maildir, config, owner)
+        server = Dovecot("127.0.0.1", free_ports(1)[0], "ada", "lovelace", maildir, config, owner)
         config.write_text(
             CONFIGURATION.format(
                 run=run,

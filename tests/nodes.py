@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -283,10 +284,20 @@ def node_process(
                 client.close()
 
 
+_FIRST_PORT = 10_000
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Ports of loopback that nobody listens on, and that the system gives to nobody who does not ask for one.
+
+    A node that is down for a while would else find that a connection of another test has got its port.
+    """
+    given_away = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    chance = random.SystemRandom()  # not the one that Hypothesis sets back
+    found = set[int]()
+    while len(found) < count:
+        port = chance.randrange(_FIRST_PORT, int(given_away[0]))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)

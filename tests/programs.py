@@ -89,14 +89,16 @@ _ON_MESSAGES = (Keywords, Move, Keywords, Add, Move, Expunge, Keywords, Copy, Ex
 _ON_MAILBOXES = (Create, Rename, Delete)
 
 
-def _draw_command(draw: st.DrawFn, here: PermittedView, ever_seen: list[Mailbox]) -> Command:
+def _draw_command(
+    draw: st.DrawFn, here: PermittedView, ever_seen: list[Mailbox], without: type[Command] | None
+) -> Command:
     """A command that probably applies here: most name what this replica shows, some what it does not."""
     if not ever_seen:
         return Create(draw(st.sampled_from(NAMES)))
     mailboxes = sorted(here) * 4 + ever_seen
     if draw(st.integers(0, 3)) == 0:
         return _draw_mailbox_command(draw, mailboxes)
-    kind = draw(st.sampled_from(_ON_MESSAGES))
+    kind = draw(st.sampled_from([kind for kind in _ON_MESSAGES if kind is not without]))
     if kind is Add:
         message = draw(st.sampled_from(MESSAGES))
         return Add(draw(st.sampled_from(mailboxes)), message, draw(_some_keywords()))
@@ -132,19 +134,26 @@ def _draw_delivery(draw: st.DrawFn, replicas: tuple[str, ...]) -> Deliver:
 
 
 def _draw_step(
-    draw: st.DrawFn, replicas: tuple[str, ...], reference: Reference, ever_seen: set[Mailbox]
+    draw: st.DrawFn,
+    replicas: tuple[str, ...],
+    reference: Reference,
+    ever_seen: set[Mailbox],
+    without: type[Command] | None,
 ) -> Step:
     if draw(st.integers(0, 2)) == 0:
         return _draw_delivery(draw, replicas)
     replica = draw(st.sampled_from(replicas))
     here = reference.permitted(replica)
     ever_seen.update(here)
-    return Do(replica, _draw_command(draw, here, sorted(ever_seen)))
+    return Do(replica, _draw_command(draw, here, sorted(ever_seen), without))
 
 
 @st.composite
-def programs(draw: st.DrawFn, max_replicas: int = 4, max_steps: int = 40) -> Program:
-    """Programs for two or more replicas; `max_steps` counts commands and deliveries.
+def programs(
+    draw: st.DrawFn, max_replicas: int = 4, max_steps: int = 40, without: type[Command] | None = None
+) -> Program:
+    """Programs for two or more replicas; `max_steps` counts commands and deliveries; `without` a command on
+    messages.
 
     A reference model runs along, so that commands name what exists.
     """
@@ -155,7 +164,7 @@ def programs(draw: st.DrawFn, max_replicas: int = 4, max_steps: int = 40) -> Pro
         step.run(reference)
     ever_seen: set[Mailbox] = set()
     for _ in range(draw(st.integers(1, max_steps))):
-        step = _draw_step(draw, replicas, reference, ever_seen)
+        step = _draw_step(draw, replicas, reference, ever_seen, without)
         if isinstance(step, Do) and not reference.is_determined(step.replica, step.command):
             continue
         step.run(reference)

@@ -37,6 +37,7 @@ ONE_CALLS = {1: [], 2: [1]}
 class Node:
     def __init__(self, number: int, peers: Sequence[int], seed: int) -> None:
         self.store = MemoryStore()
+        self._position: Position | None = None
         self.replica = Replica.open(self.store, lambda: ReplicaId(number), lambda: 0)
         chance = random.Random(f"{seed} {number}")
         self.sessions = {
@@ -45,9 +46,12 @@ class Node:
 
     @property
     def position(self) -> Position:
-        with self.store.snapshot() as snapshot:
-            head = Tables(snapshot).head()
-        return Position(self.replica.id, str(self.replica.id), head.clock, head.digest)
+        """Read again only after a write: it is asked for at every step of time."""
+        if self._position is None:
+            with self.store.snapshot() as snapshot:
+                head = Tables(snapshot).head()
+            self._position = Position(self.replica.id, str(self.replica.id), head.clock, head.digest)
+        return self._position
 
     def lacking(self, clock: Clock, only: ReplicaId | None = None) -> list[bytes]:
         with self.store.snapshot() as snapshot:
@@ -56,6 +60,7 @@ class Node:
 
     def receive(self, deltas: Sequence[bytes]) -> bool:
         """Whether there was no gap."""
+        self._position = None
         for data in deltas:
             delta = decode_delta(data)
             if self.store.transact(lambda t, d=delta, b=data: self.replica.receive(t, d, b)) is Outcome.GAP:  # type: ignore[misc]
@@ -73,6 +78,7 @@ class Node:
             self.replica.add(txn, ACCOUNT, box, [new])
 
         self.store.transact(command)
+        self._position = None
 
 
 class Network:
@@ -93,8 +99,9 @@ class Network:
         end = self.now + seconds
         while self.now < end:
             for number, node in self.nodes.items():
+                clock = node.position.clock
                 for peer, session in node.sessions.items():
-                    action = session.next(self.now, node.position.clock)
+                    action = session.next(self.now, clock)
                     if action is not None:
                         event = (self.now + LATENCY_S, next(self._order), number, peer, action)
                         heapq.heappush(self._events, event)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from simulations.workers import workers
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 60.0
-PROGRAM_LOADED_S = 1.5
 QUICK = "two-servers"
 """A scenario whose runs take milliseconds."""
 BUG = ("healed-uids-too-low",)
@@ -301,10 +301,11 @@ def test_a_campaign_that_is_stopped_says_how_far_it_came_and_how_to_go_on(
 
 @pytest.mark.parametrize("command", ["campaign swarm --seeds 100000", "sweep convergence"])
 @pytest.mark.parametrize("whole_group", [True, False])
-@pytest.mark.parametrize("after_s", [0.7, 1.5, 3.0])
+@pytest.mark.parametrize("worked_s", [0.0, 0.2, 1.0], ids=["started", "loading", "at work"])
 def test_ctrl_c_at_any_time_leaves_no_traceback(
-    command: str, whole_group: bool, after_s: float, tmp_path: Path
+    command: str, whole_group: bool, worked_s: float, tmp_path: Path
 ) -> None:
+    """From the moment at which there is a worker; before that the program is still being loaded."""
     process = subprocess.Popen(
         [sys.executable, "-m", "simulations", *command.split(), "--jobs", "2"],
         cwd=tmp_path,
@@ -314,13 +315,32 @@ def test_ctrl_c_at_any_time_leaves_no_traceback(
         text=True,
         start_new_session=True,
     )
-    # Before that the program is still being imported.
-    while b"simulations" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-        time.sleep(0.01)
-    time.sleep(PROGRAM_LOADED_S + after_s)
+    deadline = time.monotonic() + PATIENCE_S
+    while (
+        not (worked := [seconds_worked(each) for each in workers_of(process.pid)]) or max(worked) < worked_s
+    ):
+        assert time.monotonic() < deadline, "the workers do not come so far"
+        time.sleep(0.005)
     (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (130, "")
+
+
+def workers_of(campaign: int) -> list[Path]:
+    """What /proc says of the processes that were started to run seeds."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == campaign and b"spawn_main" in (process / "cmdline").read_bytes():
+                found.append(process)
+    return found
+
+
+def seconds_worked(process: Path) -> float:
+    """The processor time that it has used."""
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # What it says in the end ----------------------------------------------------------------------------------
