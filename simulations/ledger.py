@@ -6,16 +6,16 @@ what a replica has seen of them is a set, kept as a bit mask.  Clocks only serve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import make_mailbox_id, uid_validity
+from simulations.changes import Edited
 from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
-from simulations.watched import Commanded, Filled, Made, Note, Received, Registered
+from simulations.watched import Commanded, Filled, Followed, Made, Note, Received, Registered
 
 
 class _Seen:
@@ -98,10 +98,9 @@ class Ledger:
                 case Made(dot):
                     self._make(dot)
                 case Received():
-                    caused = takewhile(lambda later: isinstance(later, Made), notes[place + 1 :])
-                    self._follow_up(replica, note, len(list(caused)))
+                    self._follow_up(replica, note)
                 case Filled():
-                    self._fill(replica, note)
+                    self._fill(replica, note, notes[place + 1 : place + 1 + note.caused])
                 case Commanded():
                     self._command(replica, note)
 
@@ -115,47 +114,93 @@ class Ledger:
             for change in account.changes.get(dot, ()):
                 masks[-1] |= 1 << change
 
-    def _follow_up(self, replica: ReplicaId, note: Received, caused: int) -> None:
-        """The next `caused` deltas of the replica, which are yet to be entered, are because of this one."""
-        account = self._accounts[note.account]
-        for name, mailbox, id in note.followed:
-            account.uncertain.add((self.identity(name, mailbox), id))
-        seen = self.seen(note.account, note.seen)
+    def _follow_up(self, replica: ReplicaId, note: Received) -> None:
+        """What the replica has said again because of this delta, in the deltas of its own that come next."""
+        account, origin = self._accounts[note.account], f"{replica:x}"
+        seen, last = self.seen(note.account, note.seen), Dot(replica, self.made.get(replica, 0) + note.caused)
+        is_open, is_expected = False, bool(note.followed)
         for change in account.changes.get(note.dot, ()):
             if (move := account.moves.get(change)) is not None:
                 self._spread(note.account, seen, move)
                 if any((move.target, id) in account.uncertain for id in move.messages):
                     # What is said again of the others would be said in the same delta.
                     account.uncertain |= {(move.target, id) for id in move.messages}
+                    is_open = True
                     continue
-            said = account.history.follow_up(f"{replica:x}", seen, change)
+            said = account.history.follow_up(origin, seen, change)
             if said is None:
                 continue
+            is_expected = True
             expect(
-                caused > 0, "a flag follows the message that was moved elsewhere", "not after {}", note.dot
+                note.caused > 0,
+                "a flag follows the message that was moved elsewhere",
+                "not after {}",
+                note.dot,
             )
             self.flags_followed += 1
-            last = Dot(replica, self.made.get(replica, 0) + caused)
+            account.changes.setdefault(last, []).append(said)
+        expect(
+            is_open or is_expected or not note.caused,
+            "only who set a flag puts it after a message",
+            "{} did after {}",
+            origin,
+            note.dot,
+        )
+        for change in account.changes.get(note.dot, ()):
+            seen |= 1 << change
+        effects = tuple(effect for each in note.followed for effect in self._word_for(account, note, each))
+        if (said := account.history.say(origin, seen, effects)) is not None:
             account.changes.setdefault(last, []).append(said)
 
-    def _fill(self, replica: ReplicaId, note: Filled) -> None:
-        """Many deltas at once, of which only the sum was seen.
+    def _word_for(self, account: _Seen, note: Received, followed: Followed) -> Iterator[Edited]:
+        """What a replica has said for the one whose keywords these are, which may not hear of the move."""
+        _, mailbox, id, add, remove = followed.rehoming
+        edits = [e for c in account.changes.get(note.dot, ()) for e in account.history.changes[c].effects]
+        ours = [e for e in edits if isinstance(e, Edited) and e.message == id]
+        meant = any(add <= e.add and remove <= e.remove for e in ours)
+        expect(
+            followed.is_cut and meant,
+            "only who set a flag puts it after a message",
+            "{} was put after {} where its author can do it",
+            sorted(add | remove),
+            id,
+        )
+        box = self.identity(note.account, mailbox)
+        if not self.is_certain(note.account, self.seen(note.account, note.seen), box, id):
+            account.uncertain.add((box, id))
+            return
+        for change in account.changes.get(followed.rehoming.move, ()):
+            yield Edited(box, id, 1 << change, add, remove)
 
-        Where a message was moved away from under this replica's own flags, these follow it; of several moves
-        only the last is seen, and a copy looks like a move.  So that is left open.
-        """
+    def _fill(self, replica: ReplicaId, note: Filled, caused: Sequence[Note]) -> None:
+        """Many deltas at once.  Flags that one of two had not seen follow their message, as with single ones;
+        that is left open where one of them had seen an effect before its cause."""
         for account, it in self._accounts.items():
-            seen = self.seen(account, note.seen)
-            news = self.seen(account, note.now) & ~seen
-            while news:
-                change = (news & -news).bit_length() - 1
-                news &= news - 1
-                if change in it.moves:
-                    for message in it.history.would_follow(f"{replica:x}", seen, change):
-                        it.uncertain |= {(box, message) for box in it.identities.values()}
-                seen |= 1 << change
-        for account, mailbox, id in note.followed:
-            self._accounts[account].uncertain.add((self.identity(account, mailbox), id))
+            seen, theirs = self.seen(account, note.seen), self.seen(account, note.theirs)
+            effects = list(it.history.left_behind(seen, theirs))
+            named = {effect.message for effect in effects}
+            named |= {each.rehoming.id for each in note.followed if each.account == account}
+            open = {
+                id
+                for id in named
+                if note.is_in_doubt
+                or not all(
+                    self.is_certain(account, mask, box, id)
+                    for box in it.identities.values()
+                    for mask in (seen, theirs, seen | theirs)
+                )
+            }
+            it.uncertain |= {(box, id) for box in it.identities.values() for id in open}
+            certain = tuple(effect for effect in effects if effect.message not in open)
+            said = it.history.say(f"{replica:x}", seen | theirs, certain)
+            if said is None:
+                continue
+            dots = [made.dot for made in caused if isinstance(made, Made) and made.account == account]
+            expect(
+                bool(dots), "a flag follows the message that was moved elsewhere", "not after {}", note.theirs
+            )
+            self.flags_followed += 1
+            it.changes.setdefault(dots[-1], []).append(said)
 
     def _command(self, replica: ReplicaId, note: Commanded) -> None:
         it, did = self._accounts[note.account], note.did

@@ -28,26 +28,37 @@ class Made(NamedTuple):
     known: frozenset[ReplicaId] = frozenset()
 
 
+class Followed(NamedTuple):
+    """Keywords were put after a message; `is_cut` if the log no longer holds the move that took it there."""
+
+    account: Account
+    rehoming: Rehoming
+    is_cut: bool
+
+
 class Received(NamedTuple):
-    """A delta of another replica, applied when the clock stood at `seen`; what follows it up to the next
-    note that is not `Made` was caused by it."""
+    """A delta of another replica, applied when the clock stood at `seen`; the next `caused` notes, all
+    `Made`, are because of it."""
 
     dot: Dot
     account: Account
     seen: Clock
-    size: int
-    followed: tuple[tuple[Account, MailboxId, MessageId], ...] = ()
-    """The messages that keywords of the other replica were put after, because it may not hear of the move."""
+    caused: int
+    followed: tuple[Followed, ...] = ()
+    """Where keywords of the other replica were put after a message, because it may not hear of the move."""
 
 
 class Filled(NamedTuple):
-    """A snapshot was merged: the clock before, and after it; the messages that keywords were put after; the
-    accounts that are not what they were before."""
+    """A snapshot of a replica at clock `theirs` was merged where the clock stood at `seen`; the next `caused`
+    notes, all `Made`, are because of it.  `changed` are the accounts that are not what they were before."""
 
     seen: Clock
-    now: Clock
-    followed: tuple[tuple[Account, MailboxId, MessageId], ...]
+    theirs: Clock
+    caused: int
+    followed: tuple[Followed, ...]
     changed: frozenset[Account]
+    is_in_doubt: bool
+    """Whether there are ids of which neither clock says what was seen."""
 
 
 class Pruned(NamedTuple):
@@ -98,7 +109,7 @@ class WatchedReplica(Replica):
     ) -> None:
         super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
-        self._followed: list[tuple[Dot, tuple[Account, MailboxId, MessageId]]] = []
+        self._followed: list[Followed] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
@@ -110,25 +121,30 @@ class WatchedReplica(Replica):
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
-            followed = tuple(message for move, message in self._followed if move != delta.dot)
-            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data), followed))
+            followed = tuple(each for each in self._followed if each.rehoming.move != delta.dot)
+            caused = len(self.notes) - place
+            self.notes.insert(place, Received(delta.dot, delta.account, before, caused, followed))
         return outcome
 
     def merge(
         self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
     ) -> bool:
         before, place, had = Tables(txn).head().clock, len(self.notes), _states(Tables(txn))
+        is_in_doubt = is_repair or bool(Tables(txn).doubts())
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
-            after = before if is_repair else before.join(theirs)
             changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
-            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed), changed))
+            caused = len(self.notes) - place
+            self.notes.insert(
+                place, Filled(before, theirs, caused, tuple(self._followed), changed, is_in_doubt)
+            )
         return merged
 
     def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
         super()._rehome(tables, account, rehomings)
-        self._followed += [(each.move, (account, each.mailbox, each.id)) for each in rehomings]
+        floor = tables.head().floor if rehomings else Clock()
+        self._followed += [Followed(account, each, floor.covers(each.move)) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)
