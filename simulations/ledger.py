@@ -146,11 +146,9 @@ class Ledger:
             origin,
             note.dot,
         )
-        for change in account.changes.get(note.dot, ()):
-            seen |= 1 << change
-        effects = tuple(effect for each in note.followed for effect in self._word_for(account, note, each))
-        if (said := account.history.say(origin, seen, effects)) is not None:
-            account.changes.setdefault(last, []).append(said)
+        for each in note.followed:
+            for edit in self._word_for(account, note, each):
+                account.changes.setdefault(last, []).append(account.history.put_after(origin, edit))
 
     def _word_for(self, account: _Seen, note: Received, followed: Followed) -> Iterator[Edited]:
         """What a replica has said for the one whose keywords these are, which may not hear of the move."""
@@ -191,16 +189,14 @@ class Ledger:
                 )
             }
             it.uncertain |= {(box, id) for box in it.identities.values() for id in open}
-            certain = tuple(effect for effect in effects if effect.message not in open)
-            said = it.history.say(f"{replica:x}", seen | theirs, certain)
-            if said is None:
-                continue
             dots = [made.dot for made in caused if isinstance(made, Made) and made.account == account]
-            expect(
-                bool(dots), "a flag follows the message that was moved elsewhere", "not after {}", note.theirs
-            )
-            self.flags_followed += 1
-            it.changes.setdefault(dots[-1], []).append(said)
+            for edit in effects:
+                if edit.message in open:
+                    continue
+                promise = "a flag follows the message that was moved elsewhere"
+                expect(bool(dots), promise, "not after {}", note.theirs)
+                self.flags_followed += 1
+                it.changes.setdefault(dots[-1], []).append(it.history.put_after(f"{replica:x}", edit))
 
     def _command(self, replica: ReplicaId, note: Commanded) -> None:
         it, did = self._accounts[note.account], note.did

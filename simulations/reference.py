@@ -104,9 +104,15 @@ class History(Past):
                             if not mine >> arrival & 1:
                                 yield Edited(target, message, 1 << arrival, added, removed)
 
-    def say(self, origin: str, seen: int, effects: tuple[Effect, ...]) -> int | None:
-        """Record what a replica says again of its own accord; None where that is nothing."""
-        return self._append_own(origin, seen, effects)
+    def put_after(self, origin: str, edit: Edited) -> int:
+        """Record that a replica puts keywords after a message that was moved; its number.
+
+        Who set them had seen nothing of what was done to the message since the move.
+        """
+        moved = edit.arrivals.bit_length() - 1
+        number = self._append_own(origin, self.changes[moved].seen | edit.arrivals, (edit,))
+        assert number is not None
+        return number
 
     def _unseen_keywords(self, mine: int, other: int, place: _Place) -> set[str]:
         """The keywords that one sees on arrivals which the other, who had not seen them, has taken away."""
