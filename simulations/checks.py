@@ -15,13 +15,15 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.gossip.session import Timing
+from crdtmail.replica import Keep
 from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
-from crdtmail.store.tables import Mailbox, Tables
+from crdtmail.store.tables import Lsn, Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
 from simulations.clients import ANNOTATION, EVERYTHING, SCRIPTS, Looked, mail
 from simulations.commands import Shown
 from simulations.ledger import Ledger
+from simulations.memo import decoded_answer
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
@@ -228,6 +230,26 @@ class Checks:
             machine.name,
         )
 
+    def exchanged(self, machine: Machine, address: str, answer: bytes, protocol: int) -> None:
+        """This node has asked a peer where it stands, and was told: what it lacks it asks for at once."""
+        session, head = machine.gossip.peers.sessions[address], machine.gossip.head
+        if session.failures or head.clock.includes(decoded_answer(answer, protocol).position.clock):
+            return
+        wait_s = machine.gossip.wait_s(address)
+        promise, seen = "who has more is asked again at once", "{} lacks what {} has, and waits for {} s"
+        expect(wait_s == 0.0, promise, seen, machine.name, address, wait_s)
+
+    def kept_house(self, machine: Machine, keep: Keep) -> None:
+        """This node has just pruned its log."""
+        size = machine.gossip.head.log_bytes
+        first = next(machine.disk.durable().log_from(Lsn(0)), None) if size else None
+        age_ms = machine.wall_ms() - first.applied_at_ms if first is not None else 0
+        expect(
+            size <= keep.bytes and age_ms <= keep.age_ms,
+            "the log keeps within its limits",
+            f"{machine.name} keeps {size} bytes, the oldest for {age_ms} ms",
+        )
+
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
         """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""
         first, last = Timing().first_retry_s, self.world.config.last_retry_s
@@ -259,6 +281,13 @@ class Checks:
             has = member.disk.durable_clock()
             expect(
                 has.includes(gone), "the log is kept for those that lack it", machine.name, name, gone, has
+            )
+        if self.world.config.topology == "mesh":
+            heard = {heard.name for heard in machine.gossip.peers.heard.values()}
+            never = sorted({*machine.addresses} - heard)
+            promise = "the log is kept for those that were never met"
+            expect(
+                not never, promise, "{} pruned up to {}, and knows nothing of {}", machine.name, gone, never
             )
 
     def _numbered(self, machine: Machine, note: Made) -> None:

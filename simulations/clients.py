@@ -140,7 +140,13 @@ def follow(machine: Machine, client: Client) -> Steps[Looked | Nothing]:
             if box.number != view.number:
                 raise CannotCalculateChanges("the mailbox was deleted and came back")
             page = views.changes(tables, box, since, limit=1 + since[1] % 3)
-            return page, None if page.has_more else _look(tables, box)
+            if page.has_more:
+                return page, None
+            again = views.changes(tables, box, page.position, limit=1)
+            expect(
+                not (again.changed or again.vanished), "what was told is not news", f"{machine.name}: {again}"
+            )
+            return page, _look(tables, box)
 
         page, looked = yield from service.read_mailbox(machine.replica, account, mailbox, changes)
         pages += 1
@@ -188,6 +194,7 @@ def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
         after = _uids(txn, account, mailbox, new)
         kept = all(after[id] == uid for id, uid in before.items())
         expect(kept, "a message that is there keeps its UID", f"{machine.name}: {before}, then {after}")
+        _expect_order([after[m.id] for m in new if m.id not in before], machine.name)
         if action.wants_uids:
             told = replica.show_uids(txn, account, mailbox, added)
             shown.update(_shown(txn, account, mailbox))
@@ -230,8 +237,16 @@ def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
     yield from _write(machine, account, "imported", run)
 
 
+def _expect_order(uids: list[Uid], where: str) -> None:
+    """New UIDs are in the order in which messages were named (RFC 9051 section 6.3.12, RFC 3502)."""
+    expect(uids == sorted(uids), "messages keep their order", f"{where}: {uids}")
+
+
 def _uids(
-    txn: Transaction, account: Account, mailbox: MailboxId, new: Iterable[IncomingMessage]
+    txn: Transaction,
+    account: Account,
+    mailbox: MailboxId,
+    new: Iterable[IncomingMessage | views.MessageView],
 ) -> dict[MessageId, Uid]:
     """The UIDs of those of the messages that are there."""
     tables = Tables(txn)
@@ -341,7 +356,11 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         meant = _meant(Tables(txn), account, view.mailbox, chosen, by_uid=by_uid)
         did.append(Did(_command(action, box, there, tuple(meant))))
+        there_before = _uids(txn, account, target, chosen)
         found = _perform(replica, txn, account, view.mailbox, target, action, which)
+        if isinstance(action, actions.Move | actions.Copy):
+            there_now = _uids(txn, account, target, chosen)
+            _expect_order([uid for id, uid in there_now.items() if id not in there_before], machine.name)
         if action.part is not None:
             expect(
                 set(found) == set(meant),
@@ -510,8 +529,10 @@ def _put_script(machine: Machine, account: Account, action: actions.PutScript) -
     name, active = action.name, action.active
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
-        was_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
-        replica.change_script(txn, account, name, content=content, is_active=active)
+        had = {script.name: script for script in views.scripts(Tables(txn), account)}
+        was_active = name in had and had[name].is_active
+        is_same = name in had and had[name].content == content
+        replica.change_script(txn, account, name, content=None if is_same else content, is_active=active)
         did.append(Did(Registered(("script", name), content)))
         if active or was_active:
             did.append(Did(Registered(("active",), name if active else "")))

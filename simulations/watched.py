@@ -16,7 +16,9 @@ from crdtmail.errors import CrdtmailError
 from crdtmail.replica import Attempt, Keep, Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.tables import Lsn, Tables, WritableTables
+from crdtmail.store.tables import Mailbox as MailboxRecord
 from simulations.commands import Command, Mailbox
+from simulations.violation import expect
 
 
 class Made(NamedTuple):
@@ -153,6 +155,15 @@ class WatchedReplica(Replica):
             known = frozenset(clock.entries) | self.members if uids else frozenset()
             self.notes.append(Made(Dot(self.id, clock[self.id]), account, uids, known))
 
+    def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
+        tables = Tables(txn)
+        box = tables.mailbox(account, mailbox)
+        stale = list(tables.stale(box.number)) if box is not None and box.stale else []
+        before = sorted((_uid(tables, box, id), id) for id in stale)
+        super().show(txn, account, mailbox)
+        after = [_uid(tables, box, id) for _, id in before]
+        expect(after == sorted(after), "messages keep their order", f"{before} got the new UIDs {after}")
+
     def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
         before, oldest = Tables(txn).head(), self.time_ms() - keep.age_ms
         is_full = before.log_bytes > keep.bytes
@@ -171,6 +182,12 @@ class WatchedReplica(Replica):
     def undo(self, notes: int) -> None:
         """Forget all but so many notes: what they were of was undone."""
         del self.notes[notes:]
+
+
+def _uid(tables: Tables, box: MailboxRecord | None, id: MessageId) -> int:
+    uid = tables.uid(box.number, id) if box is not None else None
+    assert uid is not None, "a stale message is there"
+    return uid
 
 
 def _given(operations: Iterable[Operation]) -> Iterator[tuple[MailboxId, MessageId, int]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from crdtmail import applying, staging
+from crdtmail import applying, replica, staging
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
@@ -112,7 +112,7 @@ class World:
         self._order = itertools.count()
         self.is_calm = False
         self.last_write_us = 0
-        self.sent_deltas = 0
+        self.sent_deltas = self.pushed_deltas = self.exchanges = 0
         self.disks_lost: list[str] = []
         """The nodes whose disks were taken away, one after the other."""
         self.checks = Checks(self)
@@ -380,6 +380,8 @@ class World:
         """
         self.record("probe", "")
         members = self.members
+        self.run_until(self.now_us + int(self.config.grace_s * 1e6))  # nobody is about to ask anybody again
+        pushed, exchanges, made, start = self.pushed_deltas, self.exchanges, self._made(), self.now_us
         writers = members if self.seed % 3 == 0 else [members[self.seed % len(members)]]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
 
@@ -398,7 +400,24 @@ class World:
         if not self.run_until(limit, lambda: not lacking):
             raise Violation("every node takes mail again", f"{sorted(lacking)} did not answer")
         self._become_equal("all nodes get the last mail", self._prompt_s())
+        if self.config.topology == "mesh" and ShortLog.name not in self.config.faults:
+            took_s = (self.now_us - start) / 1e6
+            expect(
+                took_s <= PROMPT_S + self._slowest_s() or self.exchanges > exchanges,
+                "a node's own changes are told at once",
+                f"the last mail was everywhere after {took_s:.3f} s",
+            )
+            self.run_until(self.now_us + int((self.config.grace_s + PROMPT_S) * 1e6))
+            most = (self._made() - made) * (len(members) - 1)
+            expect(
+                self.pushed_deltas - pushed <= most,
+                "where each calls each, a change is sent to each once",
+                f"{self.pushed_deltas - pushed} were sent instead of {most}",
+            )
         return writers is members
+
+    def _made(self) -> int:
+        return sum(self.checks.ledger.made.values())
 
     def _prompt_s(self) -> float:
         """How long a change may take to the furthest node when nothing is wrong."""
@@ -408,8 +427,10 @@ class World:
         if ShortLog.name in config.faults:  # it may come with a snapshot
             return CALM_LIMIT_S
         hops = {"mesh": 1, "star": 2}.get(config.topology, len(self.members))
-        slowest = 20 * (config.latency_s[1] + config.fsync_s[1])
-        return hops * (config.grace_s + PROMPT_S + slowest)
+        return hops * (config.grace_s + PROMPT_S + self._slowest_s())
+
+    def _slowest_s(self) -> float:
+        return 20 * (self.config.latency_s[1] + self.config.fsync_s[1])
 
     def _expect_little_traffic(self) -> None:
         """Nobody has said the same over and over."""
@@ -463,6 +484,14 @@ class World:
             "a quiet cluster says little",
             f"{sent} messages in {watched_s:.0f} s, not {most:.0f}",
         )
+        for machine in members:
+            most_s = 1.5 * interval * max(1, len(machine.addresses)) + PROMPT_S + self._slowest_s()
+            for address, at in machine.exchanged_at.items():
+                expect(
+                    machine.now() - at <= most_s or self.machines[address].has_left,
+                    "every peer is asked once in a while",
+                    f"{machine.name} has not asked {address} for {machine.now() - at:.1f} s",
+                )
         each = 64 + 20 * len(self.checks.ledger.made)
         expect(took <= sent * each, "bytes a round are bounded", f"{took} bytes in {sent} messages")
         self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
@@ -488,6 +517,9 @@ class World:
                 "the log is pruned to nothing",
                 f"{machine.name} keeps {left} bytes",
             )
+            garbage = list(machine.disk.durable().garbage())
+            promise = "nothing is left of snapshots that were taken over"
+            expect(not garbage, promise, f"{machine.name} has {len(garbage)} mailboxes of garbage")
 
     def _is_pruned(self) -> bool:
         retired = self.members[0].gossip.retired
@@ -572,7 +604,7 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
     def among(*values: int) -> int:
         return values[int(draw.take() * len(values))]
 
-    accounts, block = among(1, 1, 2), among(2, 4, 8)
+    accounts, block, rows = among(1, 1, 2), among(2, 4, 8), among(3, 20)
     with ExitStack() as stack:
         for where, name, value in (
             (conversation, "BATCH_BYTES", 300),
@@ -584,7 +616,8 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
             (filling, "MAX_ACCOUNTS_PER_ANSWER", accounts),
             (serving, "MAX_BLOCKS_PER_ANSWER", among(1, 3, 10)),
             (filling, "_MAILBOXES_AT_ONCE", among(1, 2, 5)),
-            (staging, "MAX_ROWS_CLEARED", among(3, 20)),
+            *((module, "MAX_ROWS_CLEARED", rows) for module in (staging, replica)),
+            (replica, "MAX_MESSAGES_PER_OPERATION", among(4, 100_000)),
             *((module, "BLOCK", block) for module in (tables, staging, filling, applying)),
         ):
             stack.enter_context(patch.object(where, name, value))
