@@ -6,7 +6,7 @@ was shown.  What clients ought to see is the reference's to say (`ledger`).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -67,6 +67,8 @@ class Checks:
         ] = {}
         """Who has given each UID to which message, knowing whom."""
         self._given: set[tuple[Account, MailboxId, MessageId, int]] = set()
+        self._used: dict[tuple[Account, MailboxId], dict[int, Dot]] = defaultdict(dict)
+        """The UIDs that arrivals were given, each with a delta that did."""
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
         """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
@@ -108,6 +110,8 @@ class Checks:
             self.recount(machine)
         is_filled = any(isinstance(note, Filled) for note in notes)
         world.reached["snapshot merged"] += is_filled
+        if is_filled:
+            self._expect_used_up(machine)
         if is_filled or (received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict)):
             self._look_at_everything(machine)
         world.changed(machine)
@@ -139,6 +143,23 @@ class Checks:
         promise, seen = "a list that changed has a higher modseq", "{}, {}: the list changed at {}, now at {}"
         expect(news, promise, seen, machine.name, account, before, modseq)
         self._lists[machine.replica.id, account] = modseq, now
+
+    def _expect_used_up(self, machine: Machine) -> None:
+        """The next UID is above all that were ever given to what this node has seen, gone or not."""
+        if machine.disk.is_damaged:
+            return
+        tables, clock = machine.disk.durable(), machine.disk.synced.clock
+        for (account, mailbox), used in self._used.items():
+            box = tables.mailbox(account, mailbox)
+            identity = self.ledger.identity(account, mailbox)
+            if box is None or self.ledger.history(account).was_ever_deleted(identity):
+                continue  # who has not seen it live before does not know what was used up then
+            highest = max((uid for uid, dot in used.items() if clock.covers(dot)), default=0)
+            promise, seen = (
+                "a UID that is used up is not given again",
+                "{}, {}: the next is {}, and {} was given",
+            )
+            expect(box.uid_next > highest, promise, seen, machine.name, identity, box.uid_next, highest)
 
     def any_retired(self) -> bool:
         """Whether any node was told that a member is gone."""
@@ -296,6 +317,7 @@ class Checks:
             if (note.account, mailbox, id, uid) in self._given:
                 continue  # a message that is there already keeps its UID when it is added again
             self._given.add((note.account, mailbox, id, uid))
+            self._used[note.account, mailbox].setdefault(uid, note.dot)
             key = (note.account, mailbox, uid, note.known)
             other, message = self._numbers.setdefault(key, (machine.replica.id, id))
             expect(
@@ -497,6 +519,8 @@ class Checks:
             for dot in self._answered:
                 kept = head.clock.covers(dot) or self._is_lost(dot)
                 expect(kept, "no answered write is lost", "{} is not on {}", dot, machine.name)
+        for machine in machines:
+            self._expect_used_up(machine)
         for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
             self.recount(machine)
         for machine in machines:
@@ -552,8 +576,10 @@ class Checks:
 
     def _scripts(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
         active = next((script.name for script in written if script.is_active), "")
-        self._register(where, account, clock, ("active",), active, "")
         shown = {script.name: script.content for script in written}
+        chosen, _ = self.ledger.register(account, ("active",), clock)
+        if active or shown.keys() >= set(chosen):  # or it was deleted while somebody else chose it
+            self._register(where, account, clock, ("active",), active, "")
         for name in SCRIPTS:
             self._script(f"{where}, {name}", account, clock, ("script", name), shown.get(name, ""))
 

@@ -314,6 +314,8 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[Nothing | None]:
             written = yield from _annotate(machine, account, action)
         case actions.PutScript():
             written = yield from _put_script(machine, account, action)
+        case actions.DeleteScript(name=name):
+            written = yield from _delete_script(machine, account, name)
         case _:
             written = yield from _change_messages(machine, client, action)
     client.token = client.token.join(written.clock)
@@ -538,6 +540,16 @@ def _put_script(machine: Machine, account: Account, action: actions.PutScript) -
             did.append(Did(Registered(("active",), name if active else "")))
 
     return (yield from _write(machine, account, f"wrote the script {name}", run))
+
+
+def _delete_script(machine: Machine, account: Account, name: str) -> Steps[Written]:
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        is_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
+        with _allowed(not is_active, f"delete the script {name}"):
+            replica.delete_script(txn, account, name)
+        did.append(Did(Registered(("script", name), "")))
+
+    return (yield from _write(machine, account, f"deleted the script {name}", run))
 
 
 def _identity(machine: Machine, account: Account, mailbox: MailboxId) -> commands.Mailbox:

@@ -6,16 +6,17 @@ what a replica has seen of them is a set, kept as a bit mask.  Clocks only serve
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import make_mailbox_id, uid_validity
 from simulations.changes import Edited
-from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
+from simulations.commands import DELETED, Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
-from simulations.watched import Commanded, Filled, Followed, Made, Note, Received, Registered
+from simulations.watched import Commanded, CutShort, Filled, Followed, Made, Note, Received, Registered
 
 
 class _Seen:
@@ -52,6 +53,8 @@ class Ledger:
         """Commands given on a message of which their node had seen an effect before the cause."""
         self.flags_followed = 0
         """How often a flag was put after a message that had been moved elsewhere."""
+        self._cut: dict[ReplicaId, Clock] = defaultdict(Clock)
+        """What each replica has taken off its log though others may lack it."""
         self.made: dict[ReplicaId, int] = {}
         """How many deltas of each replica were ever durable anywhere."""
 
@@ -101,6 +104,8 @@ class Ledger:
                     self._follow_up(replica, note)
                 case Filled():
                     self._fill(replica, note, notes[place + 1 : place + 1 + note.caused])
+                case CutShort(gone):
+                    self._cut[replica] = self._cut[replica].join(gone)
                 case Commanded():
                     self._command(replica, note)
 
@@ -146,9 +151,35 @@ class Ledger:
             origin,
             note.dot,
         )
+        if self._cut[replica]:
+            self._expect_put_after(account, self._cut[replica], note)
         for each in note.followed:
             for edit in self._word_for(account, note, each):
                 account.changes.setdefault(last, []).append(account.history.put_after(origin, edit))
+
+    def _expect_put_after(self, account: _Seen, cut: Clock, note: Received) -> None:
+        """A keyword that comes too late is put after its message by whoever has thrown the move away."""
+        seen = self.seen(note.account, note.seen)
+        done = {(each.rehoming.move, each.rehoming.id) for each in note.followed}
+        moves = {change: dot for dot, all in account.changes.items() if cut.covers(dot) for change in all}
+        for change in account.changes.get(note.dot, ()):
+            for edit in account.history.changes[change].effects:
+                if not isinstance(edit, Edited) or not (edit.add or DELETED in edit.remove):
+                    continue
+                living = account.history.arrivals(seen, edit.mailbox, edit.message)
+                boxes = account.identities.values()
+                if living & edit.arrivals or not all(
+                    self.is_certain(note.account, seen, box, edit.message) for box in boxes
+                ):
+                    continue
+                for _, move in account.history.moved(seen, edit.message):
+                    expect(
+                        move not in moves or (moves[move], edit.message) in done,
+                        "a flag follows the message that was moved elsewhere",
+                        "{} not after {}",
+                        edit.message,
+                        note.dot,
+                    )
 
     def _word_for(self, account: _Seen, note: Received, followed: Followed) -> Iterator[Edited]:
         """What a replica has said for the one whose keywords these are, which may not hear of the move."""
@@ -278,6 +309,8 @@ class Ledger:
         began = [_not_replaced([w for w in written if seen.covers(w[0])]) for _, seen, _ in last]
         if len(last) != 2 or began[0] != began[1] or len(began[0]) != 1 or not began[0][0][2]:
             return None
+        if not all(value for _, _, value in last):
+            return None  # what is deleted takes along what is written into it
         one, other = (set(value.splitlines()) for _, _, value in last)
         base = set(began[0][0][2].splitlines())
         return (one & other) | (one - base) | (other - base)

@@ -100,7 +100,7 @@ class History(Past):
                     if lost := lost and lost - self._raw_keywords(both, place):
                         removed = frozenset({DELETED} if _UNDELETED in lost else ())
                         added = frozenset(lost - removed - {_UNDELETED})
-                        for target, arrival in self._moved(both, message):
+                        for target, arrival in self.moved(both, message):
                             if not mine >> arrival & 1:
                                 yield Edited(target, message, 1 << arrival, added, removed)
 
@@ -131,7 +131,7 @@ class History(Past):
             raw |= {*adds} | ({_UNDELETED} if undeletes else set())
         return raw
 
-    def _moved(self, seen: int, message: str) -> Iterator[tuple[Mailbox, int]]:
+    def moved(self, seen: int, message: str) -> Iterator[tuple[Mailbox, int]]:
         """The living arrivals of the message, in whatever mailbox, that a move has made."""
         for mailbox, box in self._boxes.items():
             if (place := box.places.get(message)) is not None:

@@ -69,6 +69,12 @@ class Pruned(NamedTuple):
     gone: Clock
 
 
+class CutShort(NamedTuple):
+    """Deltas were taken off the log, up to these, though members may lack them."""
+
+    gone: Clock
+
+
 class Registered(NamedTuple):
     """A register of the directory got a value: a mailbox's annotation or subscription, a script."""
 
@@ -96,7 +102,7 @@ class Commanded(NamedTuple):
     dot: Dot | None
 
 
-Note = Made | Received | Filled | Pruned | Commanded
+Note = Made | Received | Filled | Pruned | CutShort | Commanded
 
 
 class WatchedReplica(Replica):
@@ -173,6 +179,8 @@ class WatchedReplica(Replica):
         floor = Tables(txn).head().floor
         if not is_full and floor != had:
             self.notes.append(Pruned(Clock({r: seq for r, seq in floor.items() if had[r] < seq})))
+        if lacked := {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}:
+            self.notes.append(CutShort(Clock(lacked)))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""
