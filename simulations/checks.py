@@ -7,14 +7,16 @@ was shown.  What clients ought to see is the reference's to say (`ledger`).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
+from crdtmail.effects import Reply
 from crdtmail.gossip.session import Timing
+from crdtmail.gossip.snapshot import ENDED
 from crdtmail.replica import Keep
 from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
@@ -27,10 +29,11 @@ from simulations.memo import decoded_answer
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
-from simulations.watched import Filled, Made, Note, Pruned, Received
+from simulations.watched import Filled, Made, Note, Pruned, Received, Showed
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
+    from simulations.network import Request
     from simulations.world import World
 
 RECOUNT_EVERY = 40
@@ -67,6 +70,8 @@ class Checks:
         ] = {}
         """Who has given each UID to which message, knowing whom."""
         self._given: set[tuple[Account, MailboxId, MessageId, int]] = set()
+        self._showed: dict[tuple[str, Account, MailboxId], set[int]] = defaultdict(set)
+        """The UIDs that could be shown on each node, whoever was shown them."""
         self._used: dict[tuple[Account, MailboxId], dict[int, Dot]] = defaultdict(dict)
         """The UIDs that arrivals were given, each with a delta that did."""
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
@@ -87,6 +92,8 @@ class Checks:
                     self._numbered(machine, note)
                 case Pruned(gone):
                     self.pruned(machine, gone)
+                case Showed(account, mailbox, uids):
+                    self._showed[machine.name, account, mailbox] |= uids
         asleep = sorted(changed - touched)
         expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
         world = self.world
@@ -271,6 +278,22 @@ class Checks:
             f"{machine.name} keeps {size} bytes, the oldest for {age_ms} ms",
         )
 
+    def answered_about_a_snapshot(self, machine: Machine, request: Request, reply: Reply) -> None:
+        """A peer that is done with a snapshot, and said so, has none any more."""
+        if reply.body == ENDED:
+            held = [served.peer for served in machine.gossip.snapshots._served.values()]
+            promise = "a snapshot is not held for nobody"
+            expect(request.sender not in held, promise, f"{machine.name} still holds one")
+
+    def pushed(self, machine: Machine, address: str, after_s: float) -> None:
+        """This node sends a peer deltas, `after_s` after it gave that peer some for which it had asked."""
+        promise, seen = (
+            "who asks is not sent the same besides",
+            "{} sent deltas to {} {} s after it had asked",
+        )
+        holds = not 0 <= after_s < self.world.config.grace_s
+        expect(holds, promise, seen, machine.name, address, after_s)
+
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
         """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""
         first, last = Timing().first_retry_s, self.world.config.last_retry_s
@@ -409,6 +432,14 @@ class Checks:
             f"{machine.name}, {account}: {_said(copy.values())} instead of {_said(looked.messages)}",
         )
         self.world.reached["changes followed"] += 1
+
+    def told_vanished(
+        self, machine: Machine, account: Account, mailbox: MailboxId, vanished: Collection[int]
+    ) -> None:
+        """A reader was told that these UIDs are no more."""
+        never = set(vanished) - self._showed[machine.name, account, mailbox]
+        promise, seen = "what nobody was shown does not vanish", "{}, {}: {}"
+        expect(not never or machine.disks > 0, promise, seen, machine.name, account, never)
 
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
         lacking = token.without(clock)

@@ -151,6 +151,7 @@ def follow(machine: Machine, client: Client) -> Steps[Looked | Nothing]:
         page, looked = yield from service.read_mailbox(machine.replica, account, mailbox, changes)
         pages += 1
         expect(pages < EVERYTHING, "pages of changes come to an end", f"{machine.name}: {position}")
+        machine.world.checks.told_vanished(machine, account, mailbox, page.vanished)
         for uid in page.vanished:
             copy.pop(int(uid), None)
         copy |= {int(message.uid): message for message in page.changed}

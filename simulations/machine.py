@@ -164,6 +164,9 @@ class Machine:
         """Whether it may take another id at its next start: its disk is another one, or not yet at home."""
         self._told: dict[str, tuple[bytes, int]] = {}
         """What each peer has answered to the exchange that is under way, and in which version."""
+        self._answered_at: dict[str, float] = {}
+        """When each peer was last given deltas for which it had asked."""
+        self._talking_since: dict[str, float] = {}
         self.exchanged_at: dict[str, float] = {}
         """When each peer last answered to an exchange in this life."""
         self._gaps: dict[str, tuple[bytes, list[float]]] = {}
@@ -330,6 +333,7 @@ class Machine:
         self._failed.clear()
         self._gaps.clear()
         self._told.clear()
+        self._answered_at.clear()
         self.exchanged_at.clear()
         self.world.checks.crashed(self)
 
@@ -656,6 +660,7 @@ class Machine:
             return  # it was taken out
         steps = self.gossip.converse(address)
         if steps is not None:
+            self._talking_since[address] = self.now()
 
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
@@ -767,13 +772,24 @@ class Machine:
             self._failed.clear()  # it has been heard only now
             if error is None:
                 self._check_answered(request, value)
+                if request.kind is Kind.SNAPSHOT:
+                    self.world.checks.answered_about_a_snapshot(self, request, value)
                 if request.kind is Kind.EXCHANGE:
+                    self._note_answer(request, value)
                     self.met |= {m.name for m in self.world.machines.values() if m.lives_as(request.sender)}
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()
 
         self.perform(self.gossip.answer(request.kind, request.sender, body, request.protocol), done)
+
+    def _note_answer(self, request: Request, reply: Reply) -> None:
+        """Who was just given deltas for which it asked need not be sent them yet."""
+        for address, session in self.gossip.peers.sessions.items():
+            if session.peer is not None and session.peer.replica == request.sender:
+                self._answered_at.pop(address, None)
+                if decoded_answer(reply.body, request.protocol).deltas:
+                    self._answered_at[address] = self.now()
 
     # What is said must be durable -----------------------------------------------------------------------
 
@@ -784,6 +800,8 @@ class Machine:
             self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
         else:
             self._check_deltas(decode_push(call.body))
+            began, answered = self._talking_since[call.address], self._answered_at.get(call.address, math.inf)
+            self.world.checks.pushed(self, call.address, began - answered)
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
         if request.kind is Kind.EXCHANGE:

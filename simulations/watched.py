@@ -69,6 +69,14 @@ class Pruned(NamedTuple):
     gone: Clock
 
 
+class Showed(NamedTuple):
+    """A mailbox was made fit to be shown, with these UIDs."""
+
+    account: Account
+    mailbox: MailboxId
+    uids: frozenset[int]
+
+
 class CutShort(NamedTuple):
     """Deltas were taken off the log, up to these, though members may lack them."""
 
@@ -102,7 +110,7 @@ class Commanded(NamedTuple):
     dot: Dot | None
 
 
-Note = Made | Received | Filled | Pruned | CutShort | Commanded
+Note = Made | Received | Filled | Pruned | CutShort | Showed | Commanded
 
 
 class WatchedReplica(Replica):
@@ -167,6 +175,9 @@ class WatchedReplica(Replica):
         stale = list(tables.stale(box.number)) if box is not None and box.stale else []
         before = sorted((_uid(tables, box, id), id) for id in stale)
         super().show(txn, account, mailbox)
+        if (now := tables.mailbox(account, mailbox)) != box and now is not None:
+            shown = frozenset(int(uid) for uid, _, _ in tables.messages(now.number))
+            self.notes.append(Showed(account, mailbox, shown))
         after = [_uid(tables, box, id) for _, id in before]
         expect(after == sorted(after), "messages keep their order", f"{before} got the new UIDs {after}")
 

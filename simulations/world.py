@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from crdtmail import applying, replica, staging
-from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.clock import Dot, ReplicaId
 from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
 from crdtmail.gossip import conversation, filling, serving
-from crdtmail.limits import GOSSIP_TIMEOUT_S
+from crdtmail.limits import GOSSIP_TIMEOUT_S, SNAPSHOT_IDLE_S
 from crdtmail.store import tables
 from crdtmail.views import living_mailboxes, scripts
 from simulations import clients
@@ -346,6 +346,7 @@ class World:
             self._watch_quiet()
         if self.seed % PRUNING_WATCHED == 0 or self.checks.any_retired():
             self._watch_pruning()
+            self._watch_snapshots()
         shown = self.checks.last_shown
         if self.keeps_records:
             self._list_what_is_shown()
@@ -407,6 +408,16 @@ class World:
                 "a node's own changes are told at once",
                 f"the last mail was everywhere after {took_s:.3f} s",
             )
+            self.run_until(self.now_us + int(self.config.grace_s / 2 * 1e6), self._is_at_rest)
+            for writer in writers if self.exchanges == exchanges else ():
+                last = Dot(writer.replica.id, self.checks.ledger.made[writer.replica.id])
+                for machine in members:
+                    session = machine.gossip.peers.sessions.get(writer.name)
+                    expect(
+                        session is None or session.known.covers(last),
+                        "who has sent a change is known to have it",
+                        f"{machine.name} does not know it of {writer.name}",
+                    )
             self.run_until(self.now_us + int((self.config.grace_s + PROMPT_S) * 1e6))
             most = (self._made() - made) * (len(members) - 1)
             expect(
@@ -492,9 +503,22 @@ class World:
                     "every peer is asked once in a while",
                     f"{machine.name} has not asked {address} for {machine.now() - at:.1f} s",
                 )
+            if "disk full" not in self.config.faults:  # where there is no room, a peer is noted another time
+                met = {m.replica.id for m in members if m.name in machine.exchanged_at}
+                known = machine.replica.members | machine.gossip.head.clock.keys()
+                promise = "who was met is reckoned with when UIDs are given"
+                expect(met <= known, promise, f"{machine.name} does not know all of {sorted(met)}")
         each = 64 + 20 * len(self.checks.ledger.made)
         expect(took <= sent * each, "bytes a round are bounded", f"{took} bytes in {sent} messages")
         self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
+
+    def _watch_snapshots(self) -> None:
+        """Nobody holds a snapshot for long of which nothing is asked any more."""
+        if any(len(machine.gossip.snapshots) for machine in self.members):
+            self.run_until(self.now_us + int((SNAPSHOT_IDLE_S + 2 * self.config.interval_s) * 1e6))
+        for machine in self.members:
+            held = len(machine.gossip.snapshots)
+            expect(not held, "a snapshot is not held for nobody", f"{machine.name} holds {held}")
 
     def _watch_pruning(self) -> None:
         """When all have everything, and who is gone is known to be, no log is kept for anybody."""
