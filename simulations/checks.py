@@ -22,7 +22,7 @@ from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Lsn, Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
-from simulations.clients import ANNOTATION, EVERYTHING, SCRIPTS, Looked, mail
+from simulations.clients import ANNOTATION, EVERYTHING, OTHER_ANNOTATION, SCRIPTS, Looked, mail
 from simulations.commands import Shown
 from simulations.ledger import Ledger
 from simulations.memo import decoded_answer
@@ -515,6 +515,7 @@ class Checks:
             role = "inbox" if its.base_name == "INBOX" else ""
             for key, shown, default in (
                 ("annotation", its.annotations.get(ANNOTATION, ""), ""),
+                ("other annotation", its.annotations.get(OTHER_ANNOTATION, ""), ""),
                 ("subscribed", str(its.is_subscribed), "False"),
                 ("role", its.role or "", role),
             ):

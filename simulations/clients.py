@@ -13,12 +13,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail import service, views
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps, read
-from crdtmail.errors import AlreadyExists, CannotCalculateChanges, CrdtmailError, Forbidden, NotFound
+from crdtmail.errors import (
+    AlreadyExists,
+    CannotCalculateChanges,
+    CrdtmailError,
+    Forbidden,
+    NotFound,
+    RequestError,
+    TooLarge,
+)
 from crdtmail.replica import IncomingMessage, KeywordChange, Replica, Selection
 from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
@@ -34,7 +42,7 @@ TOKEN_WAIT_S = 5.0
 ACK_WAIT_S = 3.0
 EVERYTHING = 10_000
 PAGE = 4
-ANNOTATION = "/private/comment"
+ANNOTATION, OTHER_ANNOTATION = "/private/comment", "/shared/comment"
 SCRIPTS = ("holiday", "main")
 TWIN = " (*)"
 
@@ -328,10 +336,12 @@ def _create(machine: Machine, account: Account, name: str, role: str | None) -> 
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         did.append(Did(commands.Create(name)))
-        mailbox = replica.create_mailbox(txn, account, name, role=role)
+        subscribed = role is not None or None
+        mailbox = replica.create_mailbox(txn, account, name, role=role, is_subscribed=subscribed)
         did[0] = did[0]._replace(made=ledger.name_mailbox(account, mailbox, name))
         if role is not None:
             did.append(Did(Registered((mailbox.hex(), "role"), role)))
+            did.append(Did(Registered((mailbox.hex(), "subscribed"), str(subscribed))))
 
     return (yield from _write(machine, account, f"created {name}", run))
 
@@ -360,7 +370,9 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
         meant = _meant(Tables(txn), account, view.mailbox, chosen, by_uid=by_uid)
         did.append(Did(_command(action, box, there, tuple(meant))))
         there_before = _uids(txn, account, target, chosen)
-        found = _perform(replica, txn, account, view.mailbox, target, action, which)
+        is_allowed = target != view.mailbox or not isinstance(action, actions.Move | actions.Copy)
+        with _allowed(is_allowed, f"{type(action).__name__} into the mailbox itself"):
+            found = _perform(replica, txn, account, view.mailbox, target, action, which)
         if isinstance(action, actions.Move | actions.Copy):
             there_now = _uids(txn, account, target, chosen)
             _expect_order([uid for id, uid in there_now.items() if id not in there_before], machine.name)
@@ -420,8 +432,10 @@ def _perform(
     """Carry it out; the messages that it took."""
     match action:
         case actions.Mark(add=add, remove=remove):
-            change = KeywordChange(which, frozenset(add), frozenset(remove))
-            return replica.change_keywords(txn, account, mailbox, [change])
+            half = len(which.ids) // 2  # several changes at once are one delta
+            parts = [Selection(ids=which.ids[:half]), Selection(ids=which.ids[half:])] if half else [which]
+            changes = [KeywordChange(part, frozenset(add), frozenset(remove)) for part in parts]
+            return replica.change_keywords(txn, account, mailbox, changes)
         case actions.Expunge(part=None):
             return replica.expunge(txn, account, mailbox, None)
         case actions.Expunge():
@@ -439,9 +453,11 @@ def _write(
     run: Callable[[Replica, Transaction, list[Did]], None],
 ) -> Steps[Written]:
     """Run a command that says what it means in the reference's terms; note it with its delta or refusal."""
-    replica = machine.replica
+    replica, is_done = machine.replica, False
+    dots: list[Dot | None] = []
 
     def noted(_: Replica, txn: Transaction) -> None:
+        nonlocal is_done, dots
         seen, place = clock_in(txn), len(replica.notes)
         did: list[Did] = []
         try:
@@ -449,14 +465,24 @@ def _write(
         except CrdtmailError as error:
             replica.undo(place)
             # A rename of several may be refused because of one; what is never allowed says nothing of names.
+            is_small = machine.world.config.has_small_limits
+            expect(is_small or not isinstance(error, TooLarge), "what is small is not too large", what, error)
             if len(did) == 1 and isinstance(error, NotFound | AlreadyExists):
                 replica.notes.append(Commanded(account, did[0]._replace(refused=True), seen, None))
             raise
         made = [note.dot for note in replica.notes[place:] if isinstance(note, Made)]
         dot = made[0] if made else None  # a renumbering may have come behind it
         replica.notes += [Commanded(account, each, seen, dot) for each in did]
+        is_done, dots = True, [*made] or [None]
 
-    _, written = yield from service.write(replica, noted)
+    try:
+        _, written = yield from service.write(replica, noted)
+    except RequestError as error:
+        is_sound = not is_done or machine.disk.may_fail(error)
+        expect(is_sound, "who is refused has changed nothing", machine.name, what, error)
+        raise
+    promise = "a command's answer is its own"
+    expect(is_done and written.dot in dots, promise, "{} {}: {} of {}", machine.name, what, written.dot, dots)
     machine.world.checks.answered(machine, written, what)
     return written
 
@@ -510,6 +536,8 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         annotations: dict[str, str | None] = {ANNOTATION: action.value or None}
+        if action.subscribed is not None:
+            annotations[OTHER_ANNOTATION] = str(action.subscribed)
         replica.describe_mailbox(
             txn,
             account,
@@ -523,6 +551,7 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
         did.append(Did(Registered((mailbox.hex(), "annotation"), action.value)))
         if action.subscribed is not None:
             did.append(Did(Registered((mailbox.hex(), "subscribed"), str(action.subscribed))))
+            did.append(Did(Registered((mailbox.hex(), "other annotation"), str(action.subscribed))))
 
     return (yield from _write(machine, account, f"described {action.mailbox}", run))
 
