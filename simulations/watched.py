@@ -131,12 +131,14 @@ class WatchedReplica(Replica):
         before = Tables(txn).head().clock
         place = len(self.notes)
         self._followed.clear()
+        was_filling = self.is_filling
         try:
             outcome = super().receive(txn, delta, data)
         except CrdtmailError:
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
+            expect(not was_filling, "while a snapshot is taken over, deltas wait", f"{delta.dot} did not")
             followed = tuple(each for each in self._followed if each.rehoming.move != delta.dot)
             caused = len(self.notes) - place
             self.notes.insert(place, Received(delta.dot, delta.account, before, caused, followed))
@@ -150,6 +152,7 @@ class WatchedReplica(Replica):
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
+            expect(attempt.is_on, "what was given up is not merged", f"a snapshot at {theirs}")
             changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
             caused = len(self.notes) - place
             self.notes.insert(
