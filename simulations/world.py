@@ -510,7 +510,8 @@ class World:
                     f"{machine.name} has not asked {address} for {machine.now() - at:.1f} s",
                 )
             if "disk full" not in self.config.faults:  # where there is no room, a peer is noted another time
-                met = {m.replica.id for m in members if m.name in machine.exchanged_at}
+                sessions = machine.gossip.peers.sessions.values()
+                met = {session.peer.replica for session in sessions if session.peer is not None}
                 known = machine.replica.members | machine.gossip.head.clock.keys()
                 promise = "who was met is reckoned with when UIDs are given"
                 expect(met <= known, promise, f"{machine.name} does not know all of {sorted(met)}")
