@@ -15,6 +15,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.effects import Reply
+from crdtmail.errors import Refusal
 from crdtmail.gossip.session import Timing
 from crdtmail.gossip.snapshot import ENDED
 from crdtmail.replica import Keep
@@ -24,6 +25,7 @@ from crdtmail.store.tables import Lsn, Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
 from simulations.clients import ANNOTATION, EVERYTHING, OTHER_ANNOTATION, SCRIPTS, Looked, mail
 from simulations.commands import Shown
+from simulations.faults import BitFlips, Strangers, Truncation
 from simulations.ledger import Ledger
 from simulations.memo import decoded_answer
 from simulations.permitted import Permitted, agrees
@@ -38,6 +40,11 @@ if TYPE_CHECKING:
 
 RECOUNT_EVERY = 40
 """Commits of a node.  Besides, one node is recounted at the end; in a strict run each, after every commit."""
+
+
+IMPOSSIBLE = frozenset({Refusal.IMPOSSIBLE, Refusal.NOT_ASKED, Refusal.OVER_LIMIT})
+FALSE_WORDS = frozenset({BitFlips.name, Truncation.name, Strangers.name})
+"""The faults under which a node may be sent what no other has said."""
 
 
 LOOK_EVERY = 6
@@ -125,7 +132,16 @@ class Checks:
 
     def crashed(self, machine: Machine) -> None:
         """Everything that was answered is on the disk that is left."""
+        self._expect_no_blame(machine)
         self._expect_durable(machine, self._own(machine))
+
+    def _expect_no_blame(self, machine: Machine) -> None:
+        """Where nothing is damaged under way, nobody is sent what no sound node sends."""
+        if not FALSE_WORDS.isdisjoint(self.world.config.faults):
+            return
+        for peer, reason, refused in machine.gossip.refusals:
+            promise, seen = "no sound node is refused for what it said", "{} refused {}: {}"
+            expect(reason not in IMPOSSIBLE, promise, seen, machine.name, peer, refused.text)
 
     def _look_at_everything(self, machine: Machine) -> None:
         """Whether a node holds what it ought to with what it has seen; nobody is shown a UID."""
@@ -552,6 +568,7 @@ class Checks:
                 kept = head.clock.covers(dot) or self._is_lost(dot)
                 expect(kept, "no answered write is lost", "{} is not on {}", dot, machine.name)
         for machine in machines:
+            self._expect_no_blame(machine)
             self._expect_used_up(machine)
         for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
             self.recount(machine)

@@ -295,9 +295,10 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
                 elif drawn < 0.32:
                     yield Event(then, actions.Follow(client))
                 else:
-                    yield Event(
-                        then, _blow(chance, client, node, account, (name, target), ids, keyword, part)
-                    )
+                    blow = _blow(chance, client, node, account, (name, target), ids, keyword, part)
+                    yield Event(then, blow)
+                    if isinstance(blow, actions.Move) and chance.random() < 0.2:
+                        yield Event(round(then + 0.02, 4), actions.DeleteMailbox(client, name))
 
     yield from blows(cut + 0.05, 4)
     for turn in range(2 + int(chance.random() * 4)):
@@ -306,6 +307,12 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
             yield Event(
                 cut + 0.3 + 0.1 * turn, actions.Deliver(node, (f"x{node}{turn}",), mailbox, account=account)
             )
+    if chance.random() < 0.3:  # what comes and goes meanwhile leaves no trace but its UID
+        client, node = chance.choice(homes)
+        passing = chance.choice(NAMES)
+        yield Event(cut + 0.2, actions.Deliver(node, ("passing",), passing, account=account))
+        yield Event(cut + 0.3, actions.Look(client, passing))
+        yield Event(cut + 0.4, actions.Expunge(client, (0.999, 1.0)))
     drawn = chance.random()
     if drawn < 0.75:  # what hangs in the cut is given up at once
         again = there if drawn < 0.5 else here
