@@ -307,8 +307,7 @@ class Checks:
             "who asks is not sent the same besides",
             "{} sent deltas to {} {} s after it had asked",
         )
-        holds = not 0 <= after_s < self.world.config.grace_s
-        expect(holds, promise, seen, machine.name, address, after_s)
+        expect(after_s >= self.world.config.grace_s, promise, seen, machine.name, address, after_s)
 
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
         """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""

@@ -166,7 +166,8 @@ class Machine:
         """What each peer has answered to the exchange that is under way, and in which version."""
         self._answered_at: dict[str, float] = {}
         """When each peer was last given deltas for which it had asked."""
-        self._talking_since: dict[str, float] = {}
+        self._since_answer: dict[str, float] = {}
+        """How long before the conversation with each peer began that was."""
         self.exchanged_at: dict[str, float] = {}
         """When each peer last answered to an exchange in this life."""
         self._gaps: dict[str, tuple[bytes, list[float]]] = {}
@@ -660,7 +661,7 @@ class Machine:
             return  # it was taken out
         steps = self.gossip.converse(address)
         if steps is not None:
-            self._talking_since[address] = self.now()
+            self._since_answer[address] = self.now() - self._answered_at.get(address, -math.inf)
 
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
@@ -800,8 +801,7 @@ class Machine:
             self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
         else:
             self._check_deltas(decode_push(call.body))
-            began, answered = self._talking_since[call.address], self._answered_at.get(call.address, math.inf)
-            self.world.checks.pushed(self, call.address, began - answered)
+            self.world.checks.pushed(self, call.address, self._since_answer[call.address])
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
         if request.kind is Kind.EXCHANGE:
