@@ -117,11 +117,11 @@ class _Merging:
             return
         with Editor(tables, self._head, account, mailbox) as editor:
             alive = self._alive(editor.alive, staged.alive)
-            if not alive and not editor.alive:
-                return  # deleted here, and nothing has come into it there since
-            if alive != editor.alive:
-                editor.keep_alive(alive)
-            editor.use_up(staged.uid_next)
+            if alive or editor.alive:
+                if alive != editor.alive:
+                    editor.keep_alive(alive)
+                editor.use_up(staged.uid_next)
+            # Else it was deleted here, and nothing has come into it there since; but flags have, perhaps.
             blocks = [None] if staged.blocks is None else staged.blocks
             there = {id: message for block in blocks for id, message in self._staged(staged.number, block)}
             here = [id for block in blocks for id in editor.ids(block)]

@@ -155,6 +155,13 @@ class PutScript(Action, frozen=True):
     name: str = "main"
 
 
+class DeleteScript(Action, frozen=True):
+    """A client deletes a Sieve script, which must not be the active one."""
+
+    client: str
+    name: str = "main"
+
+
 # Nodes --------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +345,7 @@ AnyAction = (
     | DeleteMailbox
     | Annotate
     | PutScript
+    | DeleteScript
     | Crash
     | Start
     | Leave
@@ -375,6 +383,7 @@ ClientAction = (
     | DeleteMailbox
     | Annotate
     | PutScript
+    | DeleteScript
 )
 
 

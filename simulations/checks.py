@@ -6,33 +6,45 @@ was shown.  What clients ought to see is the reference's to say (`ledger`).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
+from crdtmail.effects import Reply
+from crdtmail.errors import Refusal
 from crdtmail.gossip.session import Timing
+from crdtmail.gossip.snapshot import ENDED
+from crdtmail.replica import Keep
 from crdtmail.service import Written
 from crdtmail.store.memory_store import Image, MemoryStore
-from crdtmail.store.tables import Mailbox, Tables
+from crdtmail.store.tables import Lsn, Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
-from simulations.clients import ANNOTATION, EVERYTHING, SCRIPTS, Looked, mail
+from simulations.clients import ANNOTATION, EVERYTHING, OTHER_ANNOTATION, SCRIPTS, Looked, mail
 from simulations.commands import Shown
+from simulations.faults import BitFlips, Strangers, Truncation
 from simulations.ledger import Ledger
+from simulations.memo import decoded_answer
 from simulations.permitted import Permitted, agrees
 from simulations.recount import recount
 from simulations.violation import Violation, expect
-from simulations.watched import Filled, Made, Note, Pruned, Received
+from simulations.watched import Filled, Made, Note, Pruned, Received, Showed
 
 if TYPE_CHECKING:
     from simulations.machine import Machine
+    from simulations.network import Request
     from simulations.world import World
 
 RECOUNT_EVERY = 40
 """Commits of a node.  Besides, one node is recounted at the end; in a strict run each, after every commit."""
+
+
+IMPOSSIBLE = frozenset({Refusal.IMPOSSIBLE, Refusal.NOT_ASKED, Refusal.OVER_LIMIT})
+FALSE_WORDS = frozenset({BitFlips.name, Truncation.name, Strangers.name})
+"""The faults under which a node may be sent what no other has said."""
 
 
 LOOK_EVERY = 6
@@ -65,6 +77,10 @@ class Checks:
         ] = {}
         """Who has given each UID to which message, knowing whom."""
         self._given: set[tuple[Account, MailboxId, MessageId, int]] = set()
+        self._showed: dict[tuple[str, Account, MailboxId], set[int]] = defaultdict(set)
+        """The UIDs that could be shown on each node, whoever was shown them."""
+        self._used: dict[tuple[Account, MailboxId], dict[int, Dot]] = defaultdict(dict)
+        """The UIDs that arrivals were given, each with a delta that did."""
         self.last_shown: list[tuple[str, str, int, str, frozenset[str]]] = []
         """What was shown when all were last compared: account, mailbox, UID, message, keywords."""
         self.received: Counter[Dot] = Counter()
@@ -83,6 +99,8 @@ class Checks:
                     self._numbered(machine, note)
                 case Pruned(gone):
                     self.pruned(machine, gone)
+                case Showed(account, mailbox, uids):
+                    self._showed[machine.name, account, mailbox] |= uids
         asleep = sorted(changed - touched)
         expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
         world = self.world
@@ -106,13 +124,24 @@ class Checks:
             self.recount(machine)
         is_filled = any(isinstance(note, Filled) for note in notes)
         world.reached["snapshot merged"] += is_filled
+        if is_filled:
+            self._expect_used_up(machine)
         if is_filled or (received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict)):
             self._look_at_everything(machine)
         world.changed(machine)
 
     def crashed(self, machine: Machine) -> None:
         """Everything that was answered is on the disk that is left."""
+        self._expect_no_blame(machine)
         self._expect_durable(machine, self._own(machine))
+
+    def _expect_no_blame(self, machine: Machine) -> None:
+        """Where nothing is damaged under way, nobody is sent what no sound node sends."""
+        if not FALSE_WORDS.isdisjoint(self.world.config.faults):
+            return
+        for peer, reason, refused in machine.gossip.refusals:
+            promise, seen = "no sound node is refused for what it said", "{} refused {}: {}"
+            expect(reason not in IMPOSSIBLE, promise, seen, machine.name, peer, refused.text)
 
     def _look_at_everything(self, machine: Machine) -> None:
         """Whether a node holds what it ought to with what it has seen; nobody is shown a UID."""
@@ -137,6 +166,23 @@ class Checks:
         promise, seen = "a list that changed has a higher modseq", "{}, {}: the list changed at {}, now at {}"
         expect(news, promise, seen, machine.name, account, before, modseq)
         self._lists[machine.replica.id, account] = modseq, now
+
+    def _expect_used_up(self, machine: Machine) -> None:
+        """The next UID is above all that were ever given to what this node has seen, gone or not."""
+        if machine.disk.is_damaged:
+            return
+        tables, clock = machine.disk.durable(), machine.disk.synced.clock
+        for (account, mailbox), used in self._used.items():
+            box = tables.mailbox(account, mailbox)
+            identity = self.ledger.identity(account, mailbox)
+            if box is None or self.ledger.history(account).was_ever_deleted(identity):
+                continue  # who has not seen it live before does not know what was used up then
+            highest = max((uid for uid, dot in used.items() if clock.covers(dot)), default=0)
+            promise, seen = (
+                "a UID that is used up is not given again",
+                "{}, {}: the next is {}, and {} was given",
+            )
+            expect(box.uid_next > highest, promise, seen, machine.name, identity, box.uid_next, highest)
 
     def any_retired(self) -> bool:
         """Whether any node was told that a member is gone."""
@@ -228,6 +274,41 @@ class Checks:
             machine.name,
         )
 
+    def exchanged(self, machine: Machine, address: str, answer: bytes, protocol: int) -> None:
+        """This node has asked a peer where it stands, and was told: what it lacks it asks for at once."""
+        session, head = machine.gossip.peers.sessions[address], machine.gossip.head
+        if session.failures or head.clock.includes(decoded_answer(answer, protocol).position.clock):
+            return
+        wait_s = machine.gossip.wait_s(address)
+        promise, seen = "who has more is asked again at once", "{} lacks what {} has, and waits for {} s"
+        expect(wait_s == 0.0, promise, seen, machine.name, address, wait_s)
+
+    def kept_house(self, machine: Machine, keep: Keep) -> None:
+        """This node has just pruned its log."""
+        size = machine.gossip.head.log_bytes
+        first = next(machine.disk.durable().log_from(Lsn(0)), None) if size else None
+        age_ms = machine.wall_ms() - first.applied_at_ms if first is not None else 0
+        expect(
+            size <= keep.bytes and age_ms <= keep.age_ms,
+            "the log keeps within its limits",
+            f"{machine.name} keeps {size} bytes, the oldest for {age_ms} ms",
+        )
+
+    def answered_about_a_snapshot(self, machine: Machine, request: Request, reply: Reply) -> None:
+        """A peer that is done with a snapshot, and said so, has none any more."""
+        if reply.body == ENDED:
+            held = [served.peer for served in machine.gossip.snapshots._served.values()]
+            promise = "a snapshot is not held for nobody"
+            expect(request.sender not in held, promise, f"{machine.name} still holds one")
+
+    def pushed(self, machine: Machine, address: str, after_s: float) -> None:
+        """This node sends a peer deltas, `after_s` after it gave that peer some for which it had asked."""
+        promise, seen = (
+            "who asks is not sent the same besides",
+            "{} sent deltas to {} {} s after it had asked",
+        )
+        expect(after_s >= self.world.config.grace_s, promise, seen, machine.name, address, after_s)
+
     def failed_again(self, machine: Machine, address: str, at: list[float]) -> None:
         """Calls of a peer have failed at these times, one after the other: the pauses must have grown."""
         first, last = Timing().first_retry_s, self.world.config.last_retry_s
@@ -260,6 +341,13 @@ class Checks:
             expect(
                 has.includes(gone), "the log is kept for those that lack it", machine.name, name, gone, has
             )
+        if self.world.config.topology == "mesh":
+            heard = {heard.name for heard in machine.gossip.peers.heard.values()}
+            never = sorted({*machine.addresses} - heard)
+            promise = "the log is kept for those that were never met"
+            expect(
+                not never, promise, "{} pruned up to {}, and knows nothing of {}", machine.name, gone, never
+            )
 
     def _numbered(self, machine: Machine, note: Made) -> None:
         """Two that know the same replicas never give one UID to two messages."""
@@ -267,6 +355,7 @@ class Checks:
             if (note.account, mailbox, id, uid) in self._given:
                 continue  # a message that is there already keeps its UID when it is added again
             self._given.add((note.account, mailbox, id, uid))
+            self._used[note.account, mailbox].setdefault(uid, note.dot)
             key = (note.account, mailbox, uid, note.known)
             other, message = self._numbers.setdefault(key, (machine.replica.id, id))
             expect(
@@ -359,6 +448,14 @@ class Checks:
         )
         self.world.reached["changes followed"] += 1
 
+    def told_vanished(
+        self, machine: Machine, account: Account, mailbox: MailboxId, vanished: Collection[int]
+    ) -> None:
+        """A reader was told that these UIDs are no more."""
+        never = set(vanished) - self._showed[machine.name, account, mailbox]
+        promise, seen = "what nobody was shown does not vanish", "{}, {}: {}"
+        expect(not never or machine.disks > 0, promise, seen, machine.name, account, never)
+
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
         lacking = token.without(clock)
         promise, seen = "a client with a token never reads older state", "{} was read without {}"
@@ -433,6 +530,7 @@ class Checks:
             role = "inbox" if its.base_name == "INBOX" else ""
             for key, shown, default in (
                 ("annotation", its.annotations.get(ANNOTATION, ""), ""),
+                ("other annotation", its.annotations.get(OTHER_ANNOTATION, ""), ""),
                 ("subscribed", str(its.is_subscribed), "False"),
                 ("role", its.role or "", role),
             ):
@@ -468,6 +566,9 @@ class Checks:
             for dot in self._answered:
                 kept = head.clock.covers(dot) or self._is_lost(dot)
                 expect(kept, "no answered write is lost", "{} is not on {}", dot, machine.name)
+        for machine in machines:
+            self._expect_no_blame(machine)
+            self._expect_used_up(machine)
         for machine in machines if self.world.is_strict else [machines[self.world.seed % len(machines)]]:
             self.recount(machine)
         for machine in machines:
@@ -523,8 +624,10 @@ class Checks:
 
     def _scripts(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
         active = next((script.name for script in written if script.is_active), "")
-        self._register(where, account, clock, ("active",), active, "")
         shown = {script.name: script.content for script in written}
+        chosen, _ = self.ledger.register(account, ("active",), clock)
+        if active or shown.keys() >= set(chosen):  # or it was deleted while somebody else chose it
+            self._register(where, account, clock, ("active",), active, "")
         for name in SCRIPTS:
             self._script(f"{where}, {name}", account, clock, ("script", name), shown.get(name, ""))
 

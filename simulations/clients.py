@@ -13,12 +13,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crdtmail import service, views
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps, read
-from crdtmail.errors import AlreadyExists, CannotCalculateChanges, CrdtmailError, Forbidden, NotFound
+from crdtmail.errors import (
+    AlreadyExists,
+    CannotCalculateChanges,
+    CrdtmailError,
+    Forbidden,
+    NotFound,
+    RequestError,
+    TooLarge,
+)
 from crdtmail.replica import IncomingMessage, KeywordChange, Replica, Selection
 from crdtmail.service import Written
 from crdtmail.store.interface import Transaction
@@ -34,7 +42,7 @@ TOKEN_WAIT_S = 5.0
 ACK_WAIT_S = 3.0
 EVERYTHING = 10_000
 PAGE = 4
-ANNOTATION = "/private/comment"
+ANNOTATION, OTHER_ANNOTATION = "/private/comment", "/shared/comment"
 SCRIPTS = ("holiday", "main")
 TWIN = " (*)"
 
@@ -140,11 +148,18 @@ def follow(machine: Machine, client: Client) -> Steps[Looked | Nothing]:
             if box.number != view.number:
                 raise CannotCalculateChanges("the mailbox was deleted and came back")
             page = views.changes(tables, box, since, limit=1 + since[1] % 3)
-            return page, None if page.has_more else _look(tables, box)
+            if page.has_more:
+                return page, None
+            again = views.changes(tables, box, page.position, limit=1)
+            expect(
+                not (again.changed or again.vanished), "what was told is not news", f"{machine.name}: {again}"
+            )
+            return page, _look(tables, box)
 
         page, looked = yield from service.read_mailbox(machine.replica, account, mailbox, changes)
         pages += 1
         expect(pages < EVERYTHING, "pages of changes come to an end", f"{machine.name}: {position}")
+        machine.world.checks.told_vanished(machine, account, mailbox, page.vanished)
         for uid in page.vanished:
             copy.pop(int(uid), None)
         copy |= {int(message.uid): message for message in page.changed}
@@ -172,8 +187,9 @@ def list_mailboxes(machine: Machine, client: Client) -> Steps[None]:
 # what the code under test made of it.
 
 
-def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
-    """New mail, into a mailbox that is made if there is none of that name."""
+def deliver(machine: Machine, action: actions.Deliver, *, is_certain: bool = False) -> Steps[None]:
+    """New mail, into a mailbox that is made if there is none of that name; it `is_certain` that as many
+    others get it as are waited for."""
     account, keywords, world = action.account, frozenset(action.keywords), machine.world
     mailbox = yield from _mailbox_named(machine, account, action.mailbox)
     box = _identity(machine, account, mailbox)
@@ -188,6 +204,7 @@ def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
         after = _uids(txn, account, mailbox, new)
         kept = all(after[id] == uid for id, uid in before.items())
         expect(kept, "a message that is there keeps its UID", f"{machine.name}: {before}, then {after}")
+        _expect_order([after[m.id] for m in new if m.id not in before], machine.name)
         if action.wants_uids:
             told = replica.show_uids(txn, account, mailbox, added)
             shown.update(_shown(txn, account, mailbox))
@@ -209,7 +226,8 @@ def deliver(machine: Machine, action: actions.Deliver) -> Steps[None]:
         reached = yield from service.wait_for_replicas(machine.gossip, written.dot, action.ack, ACK_WAIT_S)
         late = reached >= action.ack and machine.now() - began >= ACK_WAIT_S and machine.pace == pace
         late = late and not machine.is_talking  # what it has just heard is told when that is over
-        expect(not late, "an acknowledgement comes as soon as enough have it", machine.name)
+        promise = "an acknowledgement comes as soon as enough have it"
+        expect(not late and (reached >= action.ack or not is_certain), promise, machine.name, reached)
         world.checks.acknowledged(machine, written.dot, reached, disks_lost)
 
 
@@ -230,8 +248,16 @@ def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
     yield from _write(machine, account, "imported", run)
 
 
+def _expect_order(uids: list[Uid], where: str) -> None:
+    """New UIDs are in the order in which messages were named (RFC 9051 section 6.3.12, RFC 3502)."""
+    expect(uids == sorted(uids), "messages keep their order", f"{where}: {uids}")
+
+
 def _uids(
-    txn: Transaction, account: Account, mailbox: MailboxId, new: Iterable[IncomingMessage]
+    txn: Transaction,
+    account: Account,
+    mailbox: MailboxId,
+    new: Iterable[IncomingMessage | views.MessageView],
 ) -> dict[MessageId, Uid]:
     """The UIDs of those of the messages that are there."""
     tables = Tables(txn)
@@ -299,6 +325,8 @@ def act(machine: Machine, client: Client, action: Any) -> Steps[Nothing | None]:
             written = yield from _annotate(machine, account, action)
         case actions.PutScript():
             written = yield from _put_script(machine, account, action)
+        case actions.DeleteScript(name=name):
+            written = yield from _delete_script(machine, account, name)
         case _:
             written = yield from _change_messages(machine, client, action)
     client.token = client.token.join(written.clock)
@@ -310,10 +338,12 @@ def _create(machine: Machine, account: Account, name: str, role: str | None) -> 
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         did.append(Did(commands.Create(name)))
-        mailbox = replica.create_mailbox(txn, account, name, role=role)
+        subscribed = role is not None or None
+        mailbox = replica.create_mailbox(txn, account, name, role=role, is_subscribed=subscribed)
         did[0] = did[0]._replace(made=ledger.name_mailbox(account, mailbox, name))
         if role is not None:
             did.append(Did(Registered((mailbox.hex(), "role"), role)))
+            did.append(Did(Registered((mailbox.hex(), "subscribed"), str(subscribed))))
 
     return (yield from _write(machine, account, f"created {name}", run))
 
@@ -341,7 +371,13 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         meant = _meant(Tables(txn), account, view.mailbox, chosen, by_uid=by_uid)
         did.append(Did(_command(action, box, there, tuple(meant))))
-        found = _perform(replica, txn, account, view.mailbox, target, action, which)
+        there_before = _uids(txn, account, target, chosen)
+        is_allowed = target != view.mailbox or not isinstance(action, actions.Move | actions.Copy)
+        with _allowed(is_allowed, f"{type(action).__name__} into the mailbox itself"):
+            found = _perform(replica, txn, account, view.mailbox, target, action, which)
+        if isinstance(action, actions.Move | actions.Copy):
+            there_now = _uids(txn, account, target, chosen)
+            _expect_order([uid for id, uid in there_now.items() if id not in there_before], machine.name)
         if action.part is not None:
             expect(
                 set(found) == set(meant),
@@ -398,8 +434,10 @@ def _perform(
     """Carry it out; the messages that it took."""
     match action:
         case actions.Mark(add=add, remove=remove):
-            change = KeywordChange(which, frozenset(add), frozenset(remove))
-            return replica.change_keywords(txn, account, mailbox, [change])
+            half = len(which.ids) // 2  # several changes at once are one delta
+            parts = [Selection(ids=which.ids[:half]), Selection(ids=which.ids[half:])] if half else [which]
+            changes = [KeywordChange(part, frozenset(add), frozenset(remove)) for part in parts]
+            return replica.change_keywords(txn, account, mailbox, changes)
         case actions.Expunge(part=None):
             return replica.expunge(txn, account, mailbox, None)
         case actions.Expunge():
@@ -417,9 +455,11 @@ def _write(
     run: Callable[[Replica, Transaction, list[Did]], None],
 ) -> Steps[Written]:
     """Run a command that says what it means in the reference's terms; note it with its delta or refusal."""
-    replica = machine.replica
+    replica, is_done = machine.replica, False
+    dots: list[Dot | None] = []
 
     def noted(_: Replica, txn: Transaction) -> None:
+        nonlocal is_done, dots
         seen, place = clock_in(txn), len(replica.notes)
         did: list[Did] = []
         try:
@@ -427,14 +467,24 @@ def _write(
         except CrdtmailError as error:
             replica.undo(place)
             # A rename of several may be refused because of one; what is never allowed says nothing of names.
+            is_small = machine.world.config.has_small_limits
+            expect(is_small or not isinstance(error, TooLarge), "what is small is not too large", what, error)
             if len(did) == 1 and isinstance(error, NotFound | AlreadyExists):
                 replica.notes.append(Commanded(account, did[0]._replace(refused=True), seen, None))
             raise
         made = [note.dot for note in replica.notes[place:] if isinstance(note, Made)]
         dot = made[0] if made else None  # a renumbering may have come behind it
         replica.notes += [Commanded(account, each, seen, dot) for each in did]
+        is_done, dots = True, [*made] or [None]
 
-    _, written = yield from service.write(replica, noted)
+    try:
+        _, written = yield from service.write(replica, noted)
+    except RequestError as error:
+        is_sound = not is_done or machine.disk.may_fail(error)
+        expect(is_sound, "who is refused has changed nothing", machine.name, what, error)
+        raise
+    promise = "a command's answer is its own"
+    expect(is_done and written.dot in dots, promise, "{} {}: {} of {}", machine.name, what, written.dot, dots)
     machine.world.checks.answered(machine, written, what)
     return written
 
@@ -488,6 +538,8 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         annotations: dict[str, str | None] = {ANNOTATION: action.value or None}
+        if action.subscribed is not None:
+            annotations[OTHER_ANNOTATION] = str(action.subscribed)
         replica.describe_mailbox(
             txn,
             account,
@@ -501,6 +553,7 @@ def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> S
         did.append(Did(Registered((mailbox.hex(), "annotation"), action.value)))
         if action.subscribed is not None:
             did.append(Did(Registered((mailbox.hex(), "subscribed"), str(action.subscribed))))
+            did.append(Did(Registered((mailbox.hex(), "other annotation"), str(action.subscribed))))
 
     return (yield from _write(machine, account, f"described {action.mailbox}", run))
 
@@ -510,13 +563,25 @@ def _put_script(machine: Machine, account: Account, action: actions.PutScript) -
     name, active = action.name, action.active
 
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
-        was_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
-        replica.change_script(txn, account, name, content=content, is_active=active)
+        had = {script.name: script for script in views.scripts(Tables(txn), account)}
+        was_active = name in had and had[name].is_active
+        is_same = name in had and had[name].content == content
+        replica.change_script(txn, account, name, content=None if is_same else content, is_active=active)
         did.append(Did(Registered(("script", name), content)))
         if active or was_active:
             did.append(Did(Registered(("active",), name if active else "")))
 
     return (yield from _write(machine, account, f"wrote the script {name}", run))
+
+
+def _delete_script(machine: Machine, account: Account, name: str) -> Steps[Written]:
+    def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
+        is_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
+        with _allowed(not is_active, f"delete the script {name}"):
+            replica.delete_script(txn, account, name)
+        did.append(Did(Registered(("script", name), "")))
+
+    return (yield from _write(machine, account, f"deleted the script {name}", run))
 
 
 def _identity(machine: Machine, account: Account, mailbox: MailboxId) -> commands.Mailbox:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from crdtmail.effects import OLDEST_PROTOCOL, PROTOCOL
+from crdtmail.replica import Keep
 from simulations import actions
 from simulations.actions import Event
 from simulations.config import Config, links
@@ -301,15 +302,15 @@ class ShortLog(Fault):
     """Nodes keep little of their logs for those that are away, or next to nothing: these need a snapshot."""
 
     name = "short log"
-    KEPT: ClassVar[dict[str, int]] = {"on": 1000, "high": 100}
+    KEPT: ClassVar[dict[str, Keep]] = {"on": Keep(1000, age_ms=2000), "high": Keep(100, age_ms=10**9)}
 
     def plan(self, chance: random.Random, config: Config, level: str) -> Iterator[Event]:
         yield from ()
 
 
-def log_kept(config: Config) -> int:
-    """Bytes of its log that a node keeps for those that are away."""
-    return ShortLog.KEPT.get(config.faults.get(ShortLog.name, ""), 10**9)
+def log_kept(config: Config) -> Keep:
+    """How much of its log a node keeps for those that are away."""
+    return ShortLog.KEPT.get(config.faults.get(ShortLog.name, ""), Keep(10**9, age_ms=10**9))
 
 
 # Disks --------------------------------------------------------------------------------------------------

@@ -6,16 +6,17 @@ what a replica has seen of them is a set, kept as a bit mask.  Clocks only serve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import takewhile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import make_mailbox_id, uid_validity
-from simulations.commands import Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
+from simulations.changes import Edited
+from simulations.commands import DELETED, Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
-from simulations.watched import Commanded, Filled, Made, Note, Received, Registered
+from simulations.watched import Commanded, CutShort, Filled, Followed, Made, Note, Received, Registered
 
 
 class _Seen:
@@ -52,6 +53,8 @@ class Ledger:
         """Commands given on a message of which their node had seen an effect before the cause."""
         self.flags_followed = 0
         """How often a flag was put after a message that had been moved elsewhere."""
+        self._cut: dict[ReplicaId, Clock] = defaultdict(Clock)
+        """What each replica has taken off its log though others may lack it."""
         self.made: dict[ReplicaId, int] = {}
         """How many deltas of each replica were ever durable anywhere."""
 
@@ -98,10 +101,11 @@ class Ledger:
                 case Made(dot):
                     self._make(dot)
                 case Received():
-                    caused = takewhile(lambda later: isinstance(later, Made), notes[place + 1 :])
-                    self._follow_up(replica, note, len(list(caused)))
+                    self._follow_up(replica, note)
                 case Filled():
-                    self._fill(replica, note)
+                    self._fill(replica, note, notes[place + 1 : place + 1 + note.caused])
+                case CutShort(gone):
+                    self._cut[replica] = self._cut[replica].join(gone)
                 case Commanded():
                     self._command(replica, note)
 
@@ -115,47 +119,115 @@ class Ledger:
             for change in account.changes.get(dot, ()):
                 masks[-1] |= 1 << change
 
-    def _follow_up(self, replica: ReplicaId, note: Received, caused: int) -> None:
-        """The next `caused` deltas of the replica, which are yet to be entered, are because of this one."""
-        account = self._accounts[note.account]
-        for name, mailbox, id in note.followed:
-            account.uncertain.add((self.identity(name, mailbox), id))
-        seen = self.seen(note.account, note.seen)
+    def _follow_up(self, replica: ReplicaId, note: Received) -> None:
+        """What the replica has said again because of this delta, in the deltas of its own that come next."""
+        account, origin = self._accounts[note.account], f"{replica:x}"
+        seen, last = self.seen(note.account, note.seen), Dot(replica, self.made.get(replica, 0) + note.caused)
+        is_open, is_expected = False, bool(note.followed)
         for change in account.changes.get(note.dot, ()):
             if (move := account.moves.get(change)) is not None:
                 self._spread(note.account, seen, move)
                 if any((move.target, id) in account.uncertain for id in move.messages):
                     # What is said again of the others would be said in the same delta.
                     account.uncertain |= {(move.target, id) for id in move.messages}
+                    is_open = True
                     continue
-            said = account.history.follow_up(f"{replica:x}", seen, change)
+            said = account.history.follow_up(origin, seen, change)
             if said is None:
                 continue
+            is_expected = True
             expect(
-                caused > 0, "a flag follows the message that was moved elsewhere", "not after {}", note.dot
+                note.caused > 0,
+                "a flag follows the message that was moved elsewhere",
+                "not after {}",
+                note.dot,
             )
             self.flags_followed += 1
-            last = Dot(replica, self.made.get(replica, 0) + caused)
             account.changes.setdefault(last, []).append(said)
+        expect(
+            is_open or is_expected or not note.caused,
+            "only who set a flag puts it after a message",
+            "{} did after {}",
+            origin,
+            note.dot,
+        )
+        if self._cut[replica]:
+            self._expect_put_after(account, self._cut[replica], note)
+        for each in note.followed:
+            for edit in self._word_for(account, note, each):
+                account.changes.setdefault(last, []).append(account.history.put_after(origin, edit))
 
-    def _fill(self, replica: ReplicaId, note: Filled) -> None:
-        """Many deltas at once, of which only the sum was seen.
+    def _expect_put_after(self, account: _Seen, cut: Clock, note: Received) -> None:
+        """A keyword that comes too late is put after its message by whoever has thrown the move away."""
+        seen = self.seen(note.account, note.seen)
+        done = {(each.rehoming.move, each.rehoming.id) for each in note.followed}
+        moves = {change: dot for dot, all in account.changes.items() if cut.covers(dot) for change in all}
+        for change in account.changes.get(note.dot, ()):
+            for edit in account.history.changes[change].effects:
+                if not isinstance(edit, Edited) or not (edit.add or DELETED in edit.remove):
+                    continue
+                living = account.history.arrivals(seen, edit.mailbox, edit.message)
+                boxes = account.identities.values()
+                if living & edit.arrivals or not all(
+                    self.is_certain(note.account, seen, box, edit.message) for box in boxes
+                ):
+                    continue
+                for _, move in account.history.moved(seen, edit.message):
+                    expect(
+                        move not in moves or (moves[move], edit.message) in done,
+                        "a flag follows the message that was moved elsewhere",
+                        "{} not after {}",
+                        edit.message,
+                        note.dot,
+                    )
 
-        Where a message was moved away from under this replica's own flags, these follow it; of several moves
-        only the last is seen, and a copy looks like a move.  So that is left open.
-        """
+    def _word_for(self, account: _Seen, note: Received, followed: Followed) -> Iterator[Edited]:
+        """What a replica has said for the one whose keywords these are, which may not hear of the move."""
+        _, mailbox, id, add, remove = followed.rehoming
+        edits = [e for c in account.changes.get(note.dot, ()) for e in account.history.changes[c].effects]
+        ours = [e for e in edits if isinstance(e, Edited) and e.message == id]
+        meant = any(add <= e.add and remove <= e.remove for e in ours)
+        expect(
+            followed.is_cut and meant,
+            "only who set a flag puts it after a message",
+            "{} was put after {} where its author can do it",
+            sorted(add | remove),
+            id,
+        )
+        box = self.identity(note.account, mailbox)
+        if not self.is_certain(note.account, self.seen(note.account, note.seen), box, id):
+            account.uncertain.add((box, id))
+            return
+        for change in account.changes.get(followed.rehoming.move, ()):
+            yield Edited(box, id, 1 << change, add, remove)
+
+    def _fill(self, replica: ReplicaId, note: Filled, caused: Sequence[Note]) -> None:
+        """Many deltas at once.  Flags that one of two had not seen follow their message, as with single ones;
+        that is left open where one of them had seen an effect before its cause."""
         for account, it in self._accounts.items():
-            seen = self.seen(account, note.seen)
-            news = self.seen(account, note.now) & ~seen
-            while news:
-                change = (news & -news).bit_length() - 1
-                news &= news - 1
-                if change in it.moves:
-                    for message in it.history.would_follow(f"{replica:x}", seen, change):
-                        it.uncertain |= {(box, message) for box in it.identities.values()}
-                seen |= 1 << change
-        for account, mailbox, id in note.followed:
-            self._accounts[account].uncertain.add((self.identity(account, mailbox), id))
+            seen, theirs = self.seen(account, note.seen), self.seen(account, note.theirs)
+            effects = list(it.history.left_behind(seen, theirs))
+            named = {effect.message for effect in effects}
+            named |= {each.rehoming.id for each in note.followed if each.account == account}
+            open = {
+                id
+                for id in named
+                if note.is_in_doubt
+                or not all(
+                    self.is_certain(account, mask, box, id)
+                    for box in it.identities.values()
+                    for mask in (seen, theirs, seen | theirs)
+                )
+            }
+            it.uncertain |= {(box, id) for box in it.identities.values() for id in open}
+            dots = [made.dot for made in caused if isinstance(made, Made) and made.account == account]
+            for edit in effects:
+                if edit.message in open:
+                    continue
+                promise = "a flag follows the message that was moved elsewhere"
+                expect(bool(dots), promise, "not after {}", note.theirs)
+                self.flags_followed += 1
+                it.changes.setdefault(dots[-1], []).append(it.history.put_after(f"{replica:x}", edit))
 
     def _command(self, replica: ReplicaId, note: Commanded) -> None:
         it, did = self._accounts[note.account], note.did
@@ -237,6 +309,8 @@ class Ledger:
         began = [_not_replaced([w for w in written if seen.covers(w[0])]) for _, seen, _ in last]
         if len(last) != 2 or began[0] != began[1] or len(began[0]) != 1 or not began[0][0][2]:
             return None
+        if not all(value for _, _, value in last):
+            return None  # what is deleted takes along what is written into it
         one, other = (set(value.splitlines()) for _, _, value in last)
         base = set(began[0][0][2].splitlines())
         return (one & other) | (one - base) | (other - base)

@@ -37,7 +37,6 @@ from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GROUP, MAX_WRITES_WAITING
-from crdtmail.replica import Keep
 from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.memory_store import Changes, Image
 from crdtmail.store.tables import Head, Tables
@@ -166,6 +165,14 @@ class Machine:
         """The nodes that have told this one where they stand, since it has this disk."""
         self._may_be_new = True
         """Whether it may take another id at its next start: its disk is another one, or not yet at home."""
+        self._told: dict[str, tuple[bytes, int]] = {}
+        """What each peer has answered to the exchange that is under way, and in which version."""
+        self._answered_at: dict[str, float] = {}
+        """When each peer was last given deltas for which it had asked."""
+        self._since_answer: dict[str, float] = {}
+        """How long before the conversation with each peer began that was."""
+        self.exchanged_at: dict[str, float] = {}
+        """When each peer last answered to an exchange in this life."""
         self._gaps: dict[str, tuple[bytes, list[float]]] = {}
         """When each peer took nothing of what it was sent, and said the same each time."""
 
@@ -253,7 +260,7 @@ class Machine:
 
     def _keep_house(self) -> None:
         """Now and then: prune the log, give up old snapshots."""
-        kept = Keep(bytes=log_kept(self.world.config), age_ms=10**9)
+        kept = log_kept(self.world.config)
         had, life = self.gossip.head.log_bytes, self.life
 
         def done(_: Any, error: Exception | None) -> None:
@@ -261,6 +268,8 @@ class Machine:
             if error is not None and not self.disk.may_fail(error):
                 raise error
             if self.life == life:
+                if error is None:
+                    self.world.checks.kept_house(self, kept)
                 self.world.reached["log pruned"] += self.gossip.head.log_bytes < had
                 self.world.reached["another id taken"] += self.gossip.renewed - self._renewed
                 self._renewed = self.gossip.renewed
@@ -327,6 +336,9 @@ class Machine:
         self._timers.clear()
         self._failed.clear()
         self._gaps.clear()
+        self._told.clear()
+        self._answered_at.clear()
+        self.exchanged_at.clear()
         self.world.checks.crashed(self)
 
     def leave(self) -> None:
@@ -649,6 +661,7 @@ class Machine:
             return  # it was taken out
         steps = self.gossip.converse(address)
         if steps is not None:
+            self._since_answer[address] = self.now() - self._answered_at.get(address, -math.inf)
 
             def over(_: Any, error: Exception | None) -> None:
                 if error is not None:
@@ -658,6 +671,8 @@ class Machine:
                 peer = self.gossip.peers.sessions[address].peer
                 if peer is not None and self.world.machines[address].lives_as(peer.replica):
                     self.met.add(address)
+                if (told := self._told.pop(address, None)) is not None:
+                    self.world.checks.exchanged(self, address, *told)
                 self.world.checks.talked(self, address)
                 self.progress()
 
@@ -688,7 +703,11 @@ class Machine:
         world, life, peer = self.world, self.life, call.address
         self._check_sent(call)
         if call.kind is Kind.PUSH and not world.machines[peer].has_left:
-            world.sent_deltas += len(decode_push(call.body))
+            pushed = len(decode_push(call.body))
+            world.sent_deltas += pushed
+            world.pushed_deltas += pushed
+        if call.kind is Kind.EXCHANGE:
+            world.exchanges += 1
         is_over = False
 
         def finish(value: Reply | None, error: Exception | None) -> None:
@@ -700,6 +719,9 @@ class Machine:
                 failed = self._failed.setdefault(peer, [])
                 if error is None:
                     failed.clear()
+                    if call.kind is Kind.EXCHANGE and value is not None:
+                        self._told[peer] = value.body, call.protocol
+                        self.exchanged_at[peer] = self.now()
                 # An older version is asked in another one; who asks in vain for more of a snapshot, or says
                 # that it is done with it, may have had what it wanted.
                 elif not isinstance(error, UnknownProtocol) and call.kind is not Kind.SNAPSHOT:
@@ -753,13 +775,24 @@ class Machine:
             self._failed.clear()  # it has been heard only now
             if error is None:
                 self._check_answered(request, value)
+                if request.kind is Kind.SNAPSHOT:
+                    self.world.checks.answered_about_a_snapshot(self, request, value)
                 if request.kind is Kind.EXCHANGE:
+                    self._note_answer(request, value)
                     self.met |= {m.name for m in self.world.machines.values() if m.lives_as(request.sender)}
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()
 
         self.perform(self.gossip.answer(request.kind, request.sender, body, request.protocol), done)
+
+    def _note_answer(self, request: Request, reply: Reply) -> None:
+        """Who was just given deltas for which it asked need not be sent them yet."""
+        for address, session in self.gossip.peers.sessions.items():
+            if session.peer is not None and session.peer.replica == request.sender:
+                self._answered_at.pop(address, None)
+                if decoded_answer(reply.body, request.protocol).deltas:
+                    self._answered_at[address] = self.now()
 
     # What is said must be durable -----------------------------------------------------------------------
 
@@ -770,6 +803,7 @@ class Machine:
             self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
         else:
             self._check_deltas(decode_push(call.body))
+            self.world.checks.pushed(self, call.address, self._since_answer[call.address])
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
         if request.kind is Kind.EXCHANGE:

@@ -155,6 +155,11 @@ class Past:
         certainly = sum(seen & changes.certainly != 0 for changes in vacated)
         return range(certainly, sum(seen & changes.possibly != 0 for changes in vacated) + 1)
 
+    def was_ever_deleted(self, mailbox: Mailbox) -> bool:
+        """Whether anybody has ever deleted the mailbox, though it may live."""
+        box = self._boxes.get(mailbox)
+        return box is not None and box.deleted != 0
+
     def arrivals(self, seen: int, mailbox: Mailbox, message: str) -> int:
         """The living arrivals of the message."""
         place = self._place(mailbox, message)

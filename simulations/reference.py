@@ -25,7 +25,10 @@ from simulations.commands import (
     Move,
     Rename,
 )
-from simulations.past import Past, numbers
+from simulations.past import Past, _Place, numbers
+
+_UNDELETED = "un-deleted"
+"""Stands among keywords for what taking `$deleted` away leaves."""
 
 
 class Disagreement(Exception):
@@ -82,9 +85,60 @@ class History(Past):
         effects = tuple(self._said_again(origin, seen, change))
         return self._append_own(origin, seen | 1 << change, effects)
 
-    def would_follow(self, origin: str, seen: int, change: int) -> list[str]:
-        """The messages of which `follow_up` would say something again."""
-        return [effect.message for effect in self._said_again(origin, seen, change)]  # type: ignore[union-attr]
+    def left_behind(self, seen: int, theirs: int) -> Iterator[Edited]:
+        """What one who had seen this much must say again on taking over all that another one had seen.
+
+        Where one of the two took a message away without having seen a keyword that the other had put on it,
+        that keyword follows the message to wherever it was moved; and so whoever the keyword is of, for he
+        will be told that this one has seen both.
+        """
+        both = seen | theirs
+        for box in self._boxes.values():
+            for message, place in box.places.items():
+                for mine, other in ((seen, theirs), (theirs, seen)):
+                    lost = self._unseen_keywords(mine, other, place)
+                    if lost := lost and lost - self._raw_keywords(both, place):
+                        removed = frozenset({DELETED} if _UNDELETED in lost else ())
+                        added = frozenset(lost - removed - {_UNDELETED})
+                        for target, arrival in self.moved(both, message):
+                            if not mine >> arrival & 1:
+                                yield Edited(target, message, 1 << arrival, added, removed)
+
+    def put_after(self, origin: str, edit: Edited) -> int:
+        """Record that a replica puts keywords after a message that was moved; its number.
+
+        Who set them had seen nothing of what was done to the message since the move.
+        """
+        moved = edit.arrivals.bit_length() - 1
+        number = self._append_own(origin, self.changes[moved].seen | edit.arrivals, (edit,))
+        assert number is not None
+        return number
+
+    def _unseen_keywords(self, mine: int, other: int, place: _Place) -> set[str]:
+        """The keywords that one sees on arrivals which the other, who had not seen them, has taken away."""
+        unseen = set()
+        for arrival in numbers(self._living(mine, place) & other & ~self._living(other, place)):
+            adds, undeletes = self._edits(mine, place.arrivals[arrival])
+            unseen |= {keyword for keyword, by in adds.items() if self._last(by) & ~other}
+            unseen |= {_UNDELETED} if self._last(undeletes) & ~other else set()
+        return unseen
+
+    def _raw_keywords(self, seen: int, place: _Place) -> set[str]:
+        """All keywords that stand on the living arrivals, shown or not."""
+        raw = set()
+        for arrival in numbers(self._living(seen, place)):
+            adds, undeletes = self._edits(seen, place.arrivals[arrival])
+            raw |= {*adds} | ({_UNDELETED} if undeletes else set())
+        return raw
+
+    def moved(self, seen: int, message: str) -> Iterator[tuple[Mailbox, int]]:
+        """The living arrivals of the message, in whatever mailbox, that a move has made."""
+        for mailbox, box in self._boxes.items():
+            if (place := box.places.get(message)) is not None:
+                for arrival in numbers(self._living(seen, place)):
+                    left = (e for e in self.changes[arrival].effects if isinstance(e, Left))
+                    if any((e.message, e.moved_to) == (message, mailbox) for e in left):
+                        yield mailbox, arrival
 
     def is_determined(self, seen: int, command: Command) -> bool:
         """Whether the semantics say what the command does. They do not where it matters which of two

@@ -16,7 +16,9 @@ from crdtmail.errors import CrdtmailError
 from crdtmail.replica import Attempt, Keep, Outcome, Replica
 from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.tables import Lsn, Tables, WritableTables
+from crdtmail.store.tables import Mailbox as MailboxRecord
 from simulations.commands import Command, Mailbox
+from simulations.violation import expect
 
 
 class Made(NamedTuple):
@@ -28,30 +30,55 @@ class Made(NamedTuple):
     known: frozenset[ReplicaId] = frozenset()
 
 
+class Followed(NamedTuple):
+    """Keywords were put after a message; `is_cut` if the log no longer holds the move that took it there."""
+
+    account: Account
+    rehoming: Rehoming
+    is_cut: bool
+
+
 class Received(NamedTuple):
-    """A delta of another replica, applied when the clock stood at `seen`; what follows it up to the next
-    note that is not `Made` was caused by it."""
+    """A delta of another replica, applied when the clock stood at `seen`; the next `caused` notes, all
+    `Made`, are because of it."""
 
     dot: Dot
     account: Account
     seen: Clock
-    size: int
-    followed: tuple[tuple[Account, MailboxId, MessageId], ...] = ()
-    """The messages that keywords of the other replica were put after, because it may not hear of the move."""
+    caused: int
+    followed: tuple[Followed, ...] = ()
+    """Where keywords of the other replica were put after a message, because it may not hear of the move."""
 
 
 class Filled(NamedTuple):
-    """A snapshot was merged: the clock before, and after it; the messages that keywords were put after; the
-    accounts that are not what they were before."""
+    """A snapshot of a replica at clock `theirs` was merged where the clock stood at `seen`; the next `caused`
+    notes, all `Made`, are because of it.  `changed` are the accounts that are not what they were before."""
 
     seen: Clock
-    now: Clock
-    followed: tuple[tuple[Account, MailboxId, MessageId], ...]
+    theirs: Clock
+    caused: int
+    followed: tuple[Followed, ...]
     changed: frozenset[Account]
+    is_in_doubt: bool
+    """Whether there are ids of which neither clock says what was seen."""
 
 
 class Pruned(NamedTuple):
     """Deltas were taken off the log, up to these, though it was neither too long nor too old."""
+
+    gone: Clock
+
+
+class Showed(NamedTuple):
+    """A mailbox was made fit to be shown, with these UIDs."""
+
+    account: Account
+    mailbox: MailboxId
+    uids: frozenset[int]
+
+
+class CutShort(NamedTuple):
+    """Deltas were taken off the log, up to these, though members may lack them."""
 
     gone: Clock
 
@@ -83,7 +110,7 @@ class Commanded(NamedTuple):
     dot: Dot | None
 
 
-Note = Made | Received | Filled | Pruned | Commanded
+Note = Made | Received | Filled | Pruned | CutShort | Showed | Commanded
 
 
 class WatchedReplica(Replica):
@@ -98,37 +125,45 @@ class WatchedReplica(Replica):
     ) -> None:
         super().__init__(id, members, new_id, time_ms)
         self.notes: list[Note] = []
-        self._followed: list[tuple[Dot, tuple[Account, MailboxId, MessageId]]] = []
+        self._followed: list[Followed] = []
 
     def receive(self, txn: Transaction, delta: Delta, data: bytes) -> Outcome:
         before = Tables(txn).head().clock
         place = len(self.notes)
         self._followed.clear()
+        was_filling = self.is_filling
         try:
             outcome = super().receive(txn, delta, data)
         except CrdtmailError:
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
-            followed = tuple(message for move, message in self._followed if move != delta.dot)
-            self.notes.insert(place, Received(delta.dot, delta.account, before, len(data), followed))
+            expect(not was_filling, "while a snapshot is taken over, deltas wait", f"{delta.dot} did not")
+            followed = tuple(each for each in self._followed if each.rehoming.move != delta.dot)
+            caused = len(self.notes) - place
+            self.notes.insert(place, Received(delta.dot, delta.account, before, caused, followed))
         return outcome
 
     def merge(
         self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
     ) -> bool:
         before, place, had = Tables(txn).head().clock, len(self.notes), _states(Tables(txn))
+        is_in_doubt = is_repair or bool(Tables(txn).doubts())
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
-            after = before if is_repair else before.join(theirs)
+            expect(attempt.is_on, "what was given up is not merged", f"a snapshot at {theirs}")
             changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
-            self.notes.insert(place, Filled(before, after, tuple(m for _, m in self._followed), changed))
+            caused = len(self.notes) - place
+            self.notes.insert(
+                place, Filled(before, theirs, caused, tuple(self._followed), changed, is_in_doubt)
+            )
         return merged
 
     def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
         super()._rehome(tables, account, rehomings)
-        self._followed += [(each.move, (account, each.mailbox, each.id)) for each in rehomings]
+        floor = tables.head().floor if rehomings else Clock()
+        self._followed += [Followed(account, each, floor.covers(each.move)) for each in rehomings]
 
     def _commit(self, tables: WritableTables, account: Account, *operations: Operation) -> None:
         super()._commit(tables, account, *operations)
@@ -136,6 +171,18 @@ class WatchedReplica(Replica):
             clock, uids = tables.head().clock, tuple(_given(operations))
             known = frozenset(clock.entries) | self.members if uids else frozenset()
             self.notes.append(Made(Dot(self.id, clock[self.id]), account, uids, known))
+
+    def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
+        tables = Tables(txn)
+        box = tables.mailbox(account, mailbox)
+        stale = list(tables.stale(box.number)) if box is not None and box.stale else []
+        before = sorted((_uid(tables, box, id), id) for id in stale)
+        super().show(txn, account, mailbox)
+        if (now := tables.mailbox(account, mailbox)) != box and now is not None:
+            shown = frozenset(int(uid) for uid, _, _ in tables.messages(now.number))
+            self.notes.append(Showed(account, mailbox, shown))
+        after = [_uid(tables, box, id) for _, id in before]
+        expect(after == sorted(after), "messages keep their order", f"{before} got the new UIDs {after}")
 
     def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
         before, oldest = Tables(txn).head(), self.time_ms() - keep.age_ms
@@ -146,6 +193,8 @@ class WatchedReplica(Replica):
         floor = Tables(txn).head().floor
         if not is_full and floor != had:
             self.notes.append(Pruned(Clock({r: seq for r, seq in floor.items() if had[r] < seq})))
+        if lacked := {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}:
+            self.notes.append(CutShort(Clock(lacked)))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""
@@ -155,6 +204,12 @@ class WatchedReplica(Replica):
     def undo(self, notes: int) -> None:
         """Forget all but so many notes: what they were of was undone."""
         del self.notes[notes:]
+
+
+def _uid(tables: Tables, box: MailboxRecord | None, id: MessageId) -> int:
+    uid = tables.uid(box.number, id) if box is not None else None
+    assert uid is not None, "a stale message is there"
+    return uid
 
 
 def _given(operations: Iterable[Operation]) -> Iterator[tuple[MailboxId, MessageId, int]]:

@@ -152,6 +152,9 @@ def _clash(chance: random.Random, config: Config, at: float, accounts: dict[str,
     if kind < 0.24:
         yield from _twins(chance, at, homes, account)
         return
+    if kind < 0.3:
+        yield from _family(chance, at, homes, account)
+        return
     keyword, name = chance.choice(KEYWORDS), _name(chance)
     part = (0.0, 1.0) if chance.random() < 0.6 else _part(chance)
     ids = tuple(f"b{round(at * 1000)}-{n}" for n in range(1 + int(chance.random() * 2)))
@@ -180,6 +183,9 @@ def _clash_in_a_script(
     for client, _ in homes:
         lines = tuple(line for line in LINES if chance.random() < 0.7)
         yield Event(at + 0.9, actions.PutScript(client, lines, chance.random() < 0.5, name))
+        if chance.random() < 0.4:
+            then = round(at + 0.8 + 0.4 * chance.random(), 4)
+            yield Event(then, actions.DeleteScript(client, chance.choice(SCRIPTS)))
 
 
 def _clash_in_the_directory(
@@ -220,11 +226,31 @@ def _twins(chance: random.Random, at: float, homes: list[tuple[str, str]], accou
     chance.shuffle(gone)
     for turn, each in enumerate(gone):
         then = round(at + 0.8 + turn * 0.15, 4)
-        if chance.random() < 0.75:
+        if chance.random() < 0.6:
             yield Event(then, actions.DeleteMailbox(one, each))
         else:
             yield Event(then, actions.RenameMailbox(one, each, chance.choice(NAMES[1:])))
     yield Event(at + 1.15, actions.CreateMailbox(one, name))
+
+
+def _family(chance: random.Random, at: float, homes: list[tuple[str, str]], account: str) -> Iterator[Event]:
+    """A mailbox, one below it and one that only begins like it are renamed and deleted on two nodes."""
+    for client, node in homes:
+        yield Event(at, actions.Connect(client, node, account))
+    for turn, name in enumerate(("Work", "Work/Done", "Work2")):
+        yield Event(at + 0.05 * turn, actions.CreateMailbox(homes[0][0], name))
+    yield Event(
+        at + 0.2, actions.Deliver(homes[0][1], (f"f{round(at * 1000)}",), "Work/Done", account=account)
+    )
+    for client, _ in homes:
+        for turn in range(1 + int(chance.random() * 2)):
+            then, name = round(at + 0.5 + 0.15 * turn, 4), chance.choice(("Work", "Work", "Work/Done"))
+            if chance.random() < 0.7:
+                to = chance.choice(("Play", "Archive", "Work2", "Archive/Work"))
+                yield Event(then, actions.RenameMailbox(client, name, to))
+            else:
+                yield Event(then, actions.DeleteMailbox(client, name))
+            yield Event(round(then + 0.1, 4), actions.List(client))
 
 
 AROUND_S = 2.0
@@ -269,9 +295,10 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
                 elif drawn < 0.32:
                     yield Event(then, actions.Follow(client))
                 else:
-                    yield Event(
-                        then, _blow(chance, client, node, account, (name, target), ids, keyword, part)
-                    )
+                    blow = _blow(chance, client, node, account, (name, target), ids, keyword, part)
+                    yield Event(then, blow)
+                    if isinstance(blow, actions.Move) and chance.random() < 0.2:
+                        yield Event(round(then + 0.02, 4), actions.DeleteMailbox(client, name))
 
     yield from blows(cut + 0.05, 4)
     for turn in range(2 + int(chance.random() * 4)):
@@ -280,6 +307,12 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
             yield Event(
                 cut + 0.3 + 0.1 * turn, actions.Deliver(node, (f"x{node}{turn}",), mailbox, account=account)
             )
+    if chance.random() < 0.3:  # what comes and goes meanwhile leaves no trace but its UID
+        client, node = chance.choice(homes)
+        passing = chance.choice(NAMES)
+        yield Event(cut + 0.2, actions.Deliver(node, ("passing",), passing, account=account))
+        yield Event(cut + 0.3, actions.Look(client, passing))
+        yield Event(cut + 0.4, actions.Expunge(client, (0.999, 1.0)))
     drawn = chance.random()
     if drawn < 0.75:  # what hangs in the cut is given up at once
         again = there if drawn < 0.5 else here
@@ -366,6 +399,7 @@ def _folders(chance: random.Random, at: float, client: str) -> Iterator[Event]:
         if chance.random() < 0.6:
             then, again = round(at + 0.2, 4), chance.choice(SCRIPTS)
             yield Event(then, actions.PutScript(client, lines[1:], chance.random() < 0.5, again))
+            yield Event(round(at + 0.3, 4), actions.DeleteScript(client, chance.choice(SCRIPTS)))
 
 
 def _listing(chance: random.Random, at: float, client: str) -> Iterator[Event]:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from crdtmail import applying, staging
-from crdtmail.crdt.clock import ReplicaId
+from crdtmail import applying, replica, staging
+from crdtmail.crdt.clock import Dot, ReplicaId
 from crdtmail.effects import Reply
 from crdtmail.errors import NotYet, PeerError, PeerUnreachable, RequestError, StoreError, UnknownProtocol
 from crdtmail.gossip import conversation, filling, serving
-from crdtmail.limits import GOSSIP_TIMEOUT_S
+from crdtmail.limits import GOSSIP_TIMEOUT_S, SNAPSHOT_IDLE_S
 from crdtmail.store import tables
 from crdtmail.views import living_mailboxes, scripts
 from simulations import clients
@@ -56,6 +56,8 @@ PRUNED_WITHIN = 30
 """When all is quiet, no node keeps any of its log for more intervals."""
 PROMPT_S = 0.5
 """Where nothing is wrong a change is at the next node within a grace period and so many seconds."""
+AT_ONCE = 10
+"""Messages and commits that lie, one after the other, between a change and all whom its node calls."""
 MESSAGES_PER_DELTA = 60
 """Messages a node that a run may take for each delta made, besides exchanges and retries at their pace."""
 MOST_EVENTS = 2_000_000
@@ -115,7 +117,7 @@ class World:
         self._order = itertools.count()
         self.is_calm = False
         self.last_write_us = 0
-        self.sent_deltas = 0
+        self.sent_deltas = self.pushed_deltas = self.exchanges = 0
         self.disks_lost: list[str] = []
         """The nodes whose disks were taken away, one after the other."""
         self.checks = Checks(self)
@@ -349,6 +351,7 @@ class World:
             self._watch_quiet()
         if self.seed % PRUNING_WATCHED == 0 or self.checks.any_retired():
             self._watch_pruning()
+            self._watch_snapshots()
         shown = self.checks.last_shown
         if self.keeps_records:
             self._list_what_is_shown()
@@ -382,8 +385,12 @@ class World:
         """
         self.record("probe", "")
         members = self.members
+        self.run_until(self.now_us + int(self.config.grace_s * 1e6))  # nobody is about to ask anybody again
+        pushed, exchanges, made = self.pushed_deltas, self.exchanges, self._made()
         writers = members if self.seed % ALL_WRITE == 0 else [members[self.seed % len(members)]]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
+        is_mesh = self.config.topology == "mesh" and ShortLog.name not in self.config.faults
+        ack = len(members) - 1 if is_mesh and self.seed % 4 == 1 else 0
 
         def deliver(machine: Machine) -> None:
             def done(_: Any, error: Exception | None) -> None:
@@ -391,16 +398,44 @@ class World:
                     raise Violation("every node takes mail again", f"{machine.name}: {error}")
                 lacking.discard(machine.name)
 
-            new = Deliver(machine.name, (f"last of {machine.name}",), account=account)
-            machine.perform(clients.deliver(machine, new), done)
+            new = Deliver(machine.name, (f"last of {machine.name}",), account=account, ack=ack)
+            machine.perform(clients.deliver(machine, new, is_certain=True), done)
 
         for machine in writers:
             deliver(machine)
         limit = self.now_us + int(CALM_LIMIT_S * 1e6)
         if not self.run_until(limit, lambda: not lacking):
             raise Violation("every node takes mail again", f"{sorted(lacking)} did not answer")
+        if self.config.topology == "mesh" and AT_ONCE * self._step_s() < self.config.grace_s:
+            at_once = self.now_us + int(AT_ONCE * self._step_s() * 1e6)
+            expect(
+                self.are_equal() or self.run_until(at_once, self.are_equal) or self.exchanges > exchanges,
+                "a node's own changes are told at once",
+                f"the last mail was not everywhere after {AT_ONCE * self._step_s():.3f} s",
+            )
         self._become_equal("all nodes get the last mail", self._prompt_s())
+        if self.config.topology in ("mesh", "chain", "star") and ShortLog.name not in self.config.faults:
+            self.run_until(self.now_us + int(self.config.grace_s / 2 * 1e6), self._is_at_rest)
+            for writer in writers if self.exchanges == exchanges else ():
+                last = Dot(writer.replica.id, self.checks.ledger.made[writer.replica.id])
+                for machine in members:
+                    session = machine.gossip.peers.sessions.get(writer.name)
+                    expect(
+                        session is None or session.known.covers(last),
+                        "who has sent a change is known to have it",
+                        f"{machine.name} does not know it of {writer.name}",
+                    )
+            self.run_until(self.now_us + int((self.config.grace_s + PROMPT_S) * 1e6))
+            most = (self._made() - made) * (len(members) - 1)
+            expect(
+                self.pushed_deltas - pushed <= most,
+                "when all is well, a change is sent to each once",
+                f"{self.pushed_deltas - pushed} were sent instead of {most}",
+            )
         return writers is members
+
+    def _made(self) -> int:
+        return sum(self.checks.ledger.made.values())
 
     def _prompt_s(self) -> float:
         """How long a change may take to the furthest node when nothing is wrong."""
@@ -410,8 +445,11 @@ class World:
         if ShortLog.name in config.faults:  # it may come with a snapshot
             return CALM_LIMIT_S
         hops = {"mesh": 1, "star": 2}.get(config.topology, len(self.members))
-        slowest = 20 * (config.latency_s[1] + config.fsync_s[1])
-        return hops * (config.grace_s + PROMPT_S + slowest)
+        return hops * (config.grace_s + PROMPT_S + 20 * self._step_s())
+
+    def _step_s(self) -> float:
+        """What a message and a commit take together."""
+        return self.config.latency_s[1] + self.config.fsync_s[1]
 
     def _expect_little_traffic(self) -> None:
         """Nobody has said the same over and over."""
@@ -465,9 +503,31 @@ class World:
             "a quiet cluster says little",
             f"{sent} messages in {watched_s:.0f} s, not {most:.0f}",
         )
+        for machine in members:
+            most_s = 1.5 * interval * max(1, len(machine.addresses)) + PROMPT_S + 20 * self._step_s()
+            for address, at in machine.exchanged_at.items():
+                expect(
+                    machine.now() - at <= most_s or self.machines[address].has_left,
+                    "every peer is asked once in a while",
+                    f"{machine.name} has not asked {address} for {machine.now() - at:.1f} s",
+                )
+            if "disk full" not in self.config.faults:  # where there is no room, a peer is noted another time
+                sessions = machine.gossip.peers.sessions.values()
+                met = {session.peer.replica for session in sessions if session.peer is not None}
+                known = machine.replica.members | machine.gossip.head.clock.keys()
+                promise = "who was met is reckoned with when UIDs are given"
+                expect(met <= known, promise, f"{machine.name} does not know all of {sorted(met)}")
         each = 64 + 20 * len(self.checks.ledger.made)
         expect(took <= sent * each, "bytes a round are bounded", f"{took} bytes in {sent} messages")
         self.figures["quiet_bytes_per_node_and_s"] = took / watched_s / len(members)
+
+    def _watch_snapshots(self) -> None:
+        """Nobody holds a snapshot for long of which nothing is asked any more."""
+        if any(len(machine.gossip.snapshots) for machine in self.members):
+            self.run_until(self.now_us + int((SNAPSHOT_IDLE_S + 2 * self.config.interval_s) * 1e6))
+        for machine in self.members:
+            held = len(machine.gossip.snapshots)
+            expect(not held, "a snapshot is not held for nobody", f"{machine.name} holds {held}")
 
     def _watch_pruning(self) -> None:
         """When all have everything, and who is gone is known to be, no log is kept for anybody."""
@@ -490,6 +550,11 @@ class World:
                 "the log is pruned to nothing",
                 f"{machine.name} keeps {left} bytes",
             )
+            if any(machine.disk.durable().garbage()):  # of a moment ago
+                self.run_until(self.now_us + int(3 * self.config.interval_s * 1e6))
+            garbage = list(machine.disk.durable().garbage())
+            promise = "nothing is left of snapshots that were taken over"
+            expect(not garbage, promise, f"{machine.name} has {len(garbage)} mailboxes of garbage")
 
     def _is_pruned(self) -> bool:
         retired = self.members[0].gossip.retired
@@ -574,7 +639,7 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
     def among(*values: int) -> int:
         return chance.choice(values)
 
-    accounts, block = among(1, 1, 2), among(2, 4, 8)
+    accounts, block, rows = among(1, 1, 2), among(2, 4, 8), among(3, 20)
     with ExitStack() as stack:
         for where, name, value in (
             (conversation, "BATCH_BYTES", 300),
@@ -586,7 +651,8 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
             (filling, "MAX_ACCOUNTS_PER_ANSWER", accounts),
             (serving, "MAX_BLOCKS_PER_ANSWER", among(1, 3, 10)),
             (filling, "_MAILBOXES_AT_ONCE", among(1, 2, 5)),
-            (staging, "MAX_ROWS_CLEARED", among(3, 20)),
+            *((module, "MAX_ROWS_CLEARED", rows) for module in (staging, replica)),
+            (replica, "MAX_MESSAGES_PER_OPERATION", among(4, 100_000)),
             *((module, "BLOCK", block) for module in (tables, staging, filling, applying)),
         ):
             stack.enter_context(patch.object(where, name, value))

@@ -255,6 +255,27 @@ def test_a_flag_follows_a_message_that_was_moved_elsewhere() -> None:
     assert one.keywords(archive) == {"a": {"$flagged"}}
 
 
+@pytest.mark.parametrize("filled_first", [True, False])
+def test_a_flag_follows_a_message_out_of_a_mailbox_that_was_deleted(filled_first: bool) -> None:
+    """Who moved it and deleted the mailbox sees the flag in a snapshot, and is told to have seen it since."""
+    one, two, _ = pair()
+    box, archive = one.create("Work"), one.create("Archive")
+    one.add(box, "a")
+    two.hear(one)
+    one.move(box, archive, ids("a"))
+    one.delete(box)
+    two.mark(box, ids("a"), add=["$flagged"])
+    if filled_first:
+        fill(one, two)
+    fill(two, one)
+    exchange(one, two)
+    for master in (one, two):
+        assert master.keywords(archive) == {"a": {"$flagged"}}
+        assert master.ask(lambda tables: tables.mailbox(ACCOUNT, box)) is None
+        master.recount()
+    assert same(one, two)
+
+
 def test_uids_that_were_shown_here_stay_and_others_move_above_them() -> None:
     one, two, box = pair()
     one.add(box, "a")
