@@ -266,6 +266,23 @@ def test_uids_that_were_shown_here_stay_and_others_move_above_them() -> None:
     assert min(now[id] for id in now.keys() - shown.keys()) > max(shown.values())
 
 
+def test_a_mailbox_that_a_snapshot_deletes_and_that_comes_back_shows_no_uid_again() -> None:
+    """What its readers were shown here is remembered here, though nobody is told of it."""
+    one, two, _ = pair()
+    three = Master(3)
+    box = one.create("Work")
+    three.hear(one)
+    one.add(box, *many(5))
+    two.hear(one)
+    shown = {message.uid for message in two.read(box)}
+    three.add(box, "b")
+    one.delete(box)
+    fill(two, one)
+    two.hear(three)
+    two.add(box, "c")
+    assert min(message.uid for message in two.read(box)) > max(shown)
+
+
 def test_the_log_gives_nothing_that_only_the_snapshot_brought() -> None:
     one, two, three = Master(1), Master(2), Master(3)
     box = one.create()
