@@ -11,12 +11,13 @@ import pytest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
-from crdtmail.effects import Call, Kind, Persist, Read, Reply, Steps
+from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
 from crdtmail.errors import PeerError
 from crdtmail.gossip.codec import decode_position, encode_answer, encode_position
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.session import Timing
+from crdtmail.gossip.snapshot import AskDetails, encode_numbered, encode_request
 from crdtmail.replica import KEEP_ALL
 from crdtmail.store.tables import PeerRecord, Tables
 from tests.masters import ACCOUNT, Master, mail
@@ -171,3 +172,16 @@ def test_after_a_restart_the_log_is_kept_until_each_peer_has_answered_once() -> 
     assert talker.gossip.stable() == Clock()
     talker.gossip.change_peers([ADDRESS])
     assert talker.gossip.stable() == everything
+
+
+def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> None:
+    talker = Talker()
+    steps = talker.gossip._offer(ADDRESS, talker.gossip.peers.sessions[ADDRESS])
+    assert isinstance(next(steps), Call)
+    question = AskDetails(1, tuple((f"{n:0200}", 0) for n in range(1000)))
+    reading = steps.send(Reply(200, PEER, encode_numbered(1, encode_request(question))))
+    assert isinstance(reading, Compute)
+    reading = steps.send(reading.work())
+    assert isinstance(reading, Compute)
+    assert reading.work() == question
+    steps.close()

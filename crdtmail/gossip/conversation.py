@@ -249,8 +249,8 @@ class Gossip:
         reply = yield from call(address, Kind.OFFER, b"")
         begun: Begun | None = None
         while reply.body:
-            number, question = decode_numbered(reply.body)
-            request = decode_request(question)
+            number, question = yield from _parse(decode_numbered, reply.body)
+            request = yield from _parse(decode_request, question)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
