@@ -134,8 +134,9 @@ class _Application:
                     for id, uid in uids:
                         if (before := box.get(id)) is not None:
                             box.replace(id, before, before.message.with_uid(uid, context))
-            case DirectoryUpdate():
-                self._update_directory(operation)
+            case DirectoryUpdate(update):
+                clock = Clock.of([dot])
+                merge_directory(self._tables, self._head, self._delta.account, update, clock, self._replica)
             case DeleteMailbox(mailbox, context):
                 with self._living(mailbox) as box:
                     box.delete(context)
@@ -165,17 +166,6 @@ class _Application:
             for mailbox, moved in moved_instances(self._tables, self._delta.account, id):
                 if cut.covers(moved.dot):
                     self.rehomings.append(rehoming(Dot(*moved.dot), mailbox, id, keywords))
-
-    def _update_directory(self, operation: DirectoryUpdate) -> None:
-        account = self._delta.account
-        directory = Directory(self._tables.directory(account), self._replica)
-        content = directory.merge(operation.update)
-        before = self._tables.account(account)
-        digest = directory_digest(account, content)
-        clock = before.clock.with_dot(self._delta.dot)
-        self._tables.put_account(account, AccountRecord(Modseq(self._head.lsn), digest, clock))
-        self._tables.put_directory(account, directory.state())
-        self._head.digest ^= before.digest ^ digest
 
     def _living(self, mailbox: MailboxId) -> Editor:
         """The mailbox as it is; where there is none, whatever is done in it comes to nothing."""
@@ -323,6 +313,21 @@ class Editor:
             self._tables.put_stale(record.number, id)
             record.stale += 1
         record.uid_next = max(record.uid_next, uid + 1)
+
+
+def merge_directory(
+    tables: WritableTables, head: Head, account: Account, update: bytes, clock: Clock, replica: ReplicaId
+) -> None:
+    """Merge an update of the account's directory, or another replica's document; `clock` is of what it holds.
+
+    Raises PeerError if it cannot be read.
+    """
+    directory = Directory(tables.directory(account), replica)
+    digest = directory_digest(account, directory.merge(update))
+    before = tables.account(account)
+    tables.put_account(account, AccountRecord(Modseq(head.lsn), digest, before.clock.join(clock)))
+    tables.put_directory(account, directory.state())
+    head.digest ^= before.digest ^ digest
 
 
 def unseen_keywords(left: Message, seen: Clock, of: ReplicaId | None = None) -> set[str]:

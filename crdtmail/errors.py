@@ -17,7 +17,7 @@ class CrdtmailError(Exception):
 class Refusal(StrEnum):
     """Why something of another node, or of a caller, is refused: counted by these names, which stay.
 
-    `docs/protocol.md` says of each what it means.
+    Other nodes are told them.  `docs/protocol.md` says of each what it means.
     """
 
     MALFORMED = "malformed"
@@ -34,6 +34,7 @@ class Refusal(StrEnum):
     CLOCK_WENT_BACK = "clock-went-back"
     GAP = "gap"
     NOT_NOW = "not-now"
+    FILLING = "filling"
     NOT_SIGNED = "not-signed"
     FALSE_SIGNATURE = "false-signature"
     OLD_SIGNATURE = "old-signature"

@@ -14,9 +14,12 @@ log = logging.getLogger("crdtmail.node")
 class Journal:
     """Compares what is with what was when it was last looked at."""
 
-    def __init__(self, gossip: Gossip) -> None:
+    def __init__(self, gossip: Gossip, before: ReplicaId | None) -> None:
+        """`before` is who the store was when it was opened, if it was anybody."""
         self._gossip = gossip
         self._replica = gossip.replica.id
+        if before not in (None, self._replica):
+            log.warning("this data folder is a copy: new replica id %016x (was %016x)", self._replica, before)
         self._retired = gossip.retired
         self._filling = gossip.last_filling
         self._is_full = False

@@ -15,6 +15,7 @@ from crdtmail.applying import (
     Editor,
     Rehoming,
     alive_digest,
+    merge_directory,
     moved_instances,
     reapply,
     rehoming,
@@ -22,18 +23,15 @@ from crdtmail.applying import (
 )
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
-from crdtmail.crdt.directory import Directory
 from crdtmail.crdt.message import EMPTY, Message, MessageId
 from crdtmail.staging import discard
 from crdtmail.store.tables import (
-    AccountRecord,
     Head,
     Lsn,
     Mailbox,
     Modseq,
     Staged,
     WritableTables,
-    directory_digest,
     mailbox_salt,
 )
 
@@ -133,14 +131,7 @@ class _Merging:
                 self._note_lost(account, id, had, there.get(id, EMPTY), after)
 
     def directory(self, account: Account, clock: Clock, document: bytes) -> None:
-        tables = self._tables
-        before = tables.account(account)
-        directory = Directory(tables.directory(account), self._replica)
-        digest = directory_digest(account, directory.merge(document))
-        record = AccountRecord(Modseq(self._head.lsn), digest, before.clock.join(clock))
-        tables.put_account(account, record)
-        tables.put_directory(account, directory.state())
-        self._head.digest ^= before.digest ^ digest
+        merge_directory(self._tables, self._head, account, document, clock, self._replica)
 
     def followed(self) -> Iterator[tuple[Account, Rehoming]]:
         """Where messages that left with keywords unseen are now, in what these had not seen either."""

@@ -7,7 +7,6 @@ core knows it, before any steps go on.  What is to be done is decided in `servic
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import threading
 import time
@@ -50,7 +49,6 @@ from crdtmail.store.writer import Snapshotted, Writer
 
 T = TypeVar("T")
 Caller = Callable[[Call], Awaitable[Reply]]
-log = logging.getLogger(__name__)
 
 _READ_THREADS = 4
 _MOST_SHOWN = 64  # snapshots on their way from the writer; far fewer than LMDB's reader slots
@@ -87,10 +85,6 @@ class Node:
         self.replica = Replica.open(
             store, lambda: ReplicaId(chance.getrandbits(64)), lambda: time.time_ns() // 1_000_000
         )
-        if before not in (None, self.replica.id):
-            log.warning(
-                "this data folder is a copy: new replica id %016x (was %016x)", self.replica.id, before
-            )
         with store.snapshot() as snapshot:
             tables = Tables(snapshot)
             self.gossip = Gossip(
@@ -105,7 +99,7 @@ class Node:
                 cluster=cluster,
             )
         self._is_new = not self.head.clock
-        self.journal = Journal(self.gossip)
+        self.journal = Journal(self.gossip, before)
         self.troubles: dict[str, Trouble] = {}
         """Of the peers with which the last conversation came to nothing, by address."""
         self._namesakes = Namesakes()

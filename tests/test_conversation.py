@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,23 +11,26 @@ import pytest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
-from crdtmail.effects import Call, Kind, Persist, Read, Reply, Steps
+from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
 from crdtmail.errors import PeerError
 from crdtmail.gossip.codec import decode_position, encode_answer, encode_position
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.session import Timing
-from crdtmail.store.tables import Tables
+from crdtmail.gossip.snapshot import AskDetails, encode_numbered, encode_request
+from crdtmail.replica import KEEP_ALL
+from crdtmail.store.tables import PeerRecord, Tables
 from tests.masters import ACCOUNT, Master, mail
 
 PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
 ADDRESS = "http://peer"
+NOTHING = Clock()
 
 
 class Talker:
     """One replica in memory and its part in conversations; `reply` is what the peer answers next."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Mapping[ReplicaId, PeerRecord] | None = None) -> None:
         self.master = Master(1)
         self.now = 0.0
         self.new_id = ReplicaId(1)
@@ -36,7 +39,7 @@ class Talker:
             self.master.replica,
             "mx1",
             self.master.ask(lambda tables: tables.head()),
-            {},
+            remembered or {},
             [ADDRESS],
             timing=Timing(),
             chance=random.Random(1),
@@ -79,9 +82,10 @@ class Talker:
                 case _:
                     raise AssertionError(effect)
 
-    def meet(self, replica: ReplicaId) -> None:
-        """An exchange with a peer that has nothing yet."""
-        answer = encode_answer(ExchangeAnswer(Position(replica, "peer", Clock(), 0), ()))
+    def meet(self, replica: ReplicaId, clock: Clock = NOTHING) -> None:
+        """An exchange with a peer, which has only what came from here."""
+        digest = self.gossip.head.digest if clock == self.gossip.head.clock else 0
+        answer = encode_answer(ExchangeAnswer(Position(replica, "peer", clock, digest), ()))
         (call,) = self.perform(self.gossip.converse(ADDRESS), Reply(200, replica, answer))
         assert call.kind is Kind.EXCHANGE
         assert decode_position(call.body).replica == 1
@@ -139,3 +143,45 @@ def test_a_node_that_calls_itself_is_told_so_and_one_that_meets_its_copy_takes_a
     talker.perform(talker.gossip.answer(Kind.EXCHANGE, ReplicaId(1), copy))
     assert talker.master.replica.id == 7
     assert talker.gossip.position.replica == 7
+
+
+def test_the_log_is_kept_for_a_peer_that_never_answered_whoever_else_calls() -> None:
+    """Another node that calls here has all of it.  That says nothing of the one that is called."""
+    talker = Talker()
+    talker.write()
+    caller = encode_position(Position(SUCCESSOR, "caller", talker.gossip.head.clock, 0))
+    talker.perform(talker.gossip.answer(Kind.EXCHANGE, SUCCESSOR, caller))
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert talker.gossip.stable() == Clock()
+    assert talker.master.ask(lambda tables: tables.log_length()) == 2
+    talker.meet(PEER, Clock({ReplicaId(1): 1}))
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert talker.gossip.stable() == Clock({ReplicaId(1): 1})
+    assert talker.master.ask(lambda tables: tables.log_length()) == 1
+
+
+def test_after_a_restart_the_log_is_kept_until_each_peer_has_answered_once() -> None:
+    """What is remembered of replicas does not say which of them lives where one is called."""
+    everything = Clock({ReplicaId(1): 2})
+    talker = Talker({SUCCESSOR: PeerRecord("caller", everything, 0)})
+    talker.write()
+    assert talker.gossip.stable() == Clock()
+    talker.meet(PEER, everything)
+    assert talker.gossip.stable() == everything
+    talker.gossip.change_peers([ADDRESS, "http://never.answers"])
+    assert talker.gossip.stable() == Clock()
+    talker.gossip.change_peers([ADDRESS])
+    assert talker.gossip.stable() == everything
+
+
+def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> None:
+    talker = Talker()
+    steps = talker.gossip._offer(ADDRESS, talker.gossip.peers.sessions[ADDRESS])
+    assert isinstance(next(steps), Call)
+    question = AskDetails(1, tuple((f"{n:0200}", 0) for n in range(1000)))
+    reading = steps.send(Reply(200, PEER, encode_numbered(1, encode_request(question))))
+    assert isinstance(reading, Compute)
+    reading = steps.send(reading.work())
+    assert isinstance(reading, Compute)
+    assert reading.work() == question
+    steps.close()

@@ -16,7 +16,9 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import encode_delta
 from crdtmail.crdt.delta import Create, Delta, DirectoryUpdate, MailboxId
 from crdtmail.effects import Kind
+from crdtmail.errors import Refusal
 from crdtmail.gossip.codec import decode_answer, encode_position, encode_push
+from crdtmail.gossip.filling import Filling
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_NEW_IDS
 from crdtmail.web.gossip_server import SENDER, path
@@ -41,6 +43,26 @@ async def same_everywhere(nodes: Cluster) -> None:
 
     await nodes.converged()
     await until(same, "all nodes show the same messages under the same UIDs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol", "status", "reason"),
+    [
+        (Kind.OFFER, 2, 400, Refusal.FILLING),
+        (Kind.PUSH, 2, 400, Refusal.MALFORMED),
+        (Kind.PUSH, 99, 404, Refusal.PROTOCOL),
+    ],
+)
+def test_a_peer_is_told_why_it_is_refused(
+    tmp_path: Path, kind: Kind, protocol: int, status: int, reason: Refusal
+) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            it.node.gossip.filling = Filling("http://mx3:7420", it.node.now())
+            refused = await it.ask("POST", path(kind, protocol), data=b"", headers=STRANGER)
+            assert (refused.status, refused.body["reason"]) == (status, reason.value)
+
+    run(test())
 
 
 @pytest.mark.parametrize("topology", [MESH, CHAIN, STAR], ids=["mesh", "chain", "star"])

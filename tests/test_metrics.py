@@ -9,11 +9,16 @@ from typing import Any, cast
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import encode_delta
+from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.errors import Refusal
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_PEERS_NAMED, SILENT_S
 from crdtmail.node import Node
+from crdtmail.replica import Attempt, Replica
+from crdtmail.store.interface import Transaction
+from crdtmail.store.tables import Lsn
 from crdtmail.web.housekeeping import tell_of_silence
 from crdtmail.web.server import Service
 from tests.nodes import Running, run, single, until
@@ -102,6 +107,29 @@ def test_the_figures_are_those_of_the_status(tmp_path: Path) -> None:
             refused = {"peer": "00000000000000ff", "name": "mx2", "reason": "checksum"}
             assert figure(found, "crdtmail_refusals_total", **refused) == 1
             assert figure(found, "crdtmail_unauthenticated_requests_total", reason="replay") == 1
+
+    run(story())
+
+
+def test_what_the_log_holds_is_counted_also_below_the_floor_to_which_a_snapshot_raised_it(
+    tmp_path: Path,
+) -> None:
+    def heard(replica: Replica, txn: Transaction) -> None:
+        delta = Delta(Dot(PEER, 1), "alice", (Create(MailboxId(bytes(16))),))
+        replica.receive(txn, delta, encode_delta(delta))
+
+    def merge(replica: Replica, txn: Transaction) -> None:
+        attempt = Attempt()
+        comparison = replica.compare(txn, attempt)
+        assert replica.merge(txn, attempt, comparison, Clock({PEER: 5}), is_repair=False)
+
+    async def story() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1")
+            await it.node.write(heard)
+            await it.node.write(merge)
+            assert len(await it.node.read(lambda tables: list(tables.log_from(Lsn(0))))) == 3
+            assert (await status(it))["log"]["deltas"] == 3
 
     run(story())
 

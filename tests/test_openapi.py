@@ -16,6 +16,7 @@ import pytest
 
 from crdtmail.crdt.names import check_keyword
 from crdtmail.daemon import running
+from crdtmail.errors import Refusal
 from crdtmail.node import Node
 from crdtmail.web import api
 from tests import openapi
@@ -77,6 +78,11 @@ def test_a_keyword_is_described_as_it_is_checked() -> None:
             assert not validator.is_valid(text), repr(text)
         else:
             assert validator.is_valid(text), repr(text)
+
+
+def test_the_reasons_of_refusals_are_those_that_there_are() -> None:
+    properties = openapi.description()["components"]["schemas"]["Status"]["properties"]
+    assert properties["refusals"]["items"]["properties"]["reason"]["enum"] == list(Refusal)
 
 
 def test_every_object_that_is_answered_lists_all_its_properties() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crdtmail import staging, views
+from crdtmail import effects, staging, views
 from crdtmail.applying import Editor
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import MailboxId
 from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId
 from crdtmail.crdt.uid import Uid
+from crdtmail.effects import Steps
 from crdtmail.errors import Overloaded, PeerError
-from crdtmail.gossip import serving
+from crdtmail.gossip import filling, serving
 from crdtmail.gossip.snapshot import (
     AskAccounts,
     AskDetails,
@@ -287,6 +289,23 @@ def test_uids_that_were_shown_here_stay_and_others_move_above_them() -> None:
     now = {message.id: message.uid for message in two.read(box)}
     assert {id: now[id] for id in shown} == shown
     assert min(now[id] for id in now.keys() - shown.keys()) > max(shown.values())
+
+
+def test_a_mailbox_that_a_snapshot_deletes_and_that_comes_back_shows_no_uid_again() -> None:
+    """What its readers were shown here is remembered here, though nobody is told of it."""
+    one, two, _ = pair()
+    three = Master(3)
+    box = one.create("Work")
+    three.hear(one)
+    one.add(box, *many(5))
+    two.hear(one)
+    shown = {message.uid for message in two.read(box)}
+    three.add(box, "b")
+    one.delete(box)
+    fill(two, one)
+    two.hear(three)
+    two.add(box, "c")
+    assert min(message.uid for message in two.read(box)) > max(shown)
 
 
 def test_the_log_gives_nothing_that_only_the_snapshot_brought() -> None:
@@ -808,6 +827,43 @@ def test_a_flag_that_came_after_the_move_follows_although_its_author_hears_of_th
     for master in (one, two):
         assert master.keywords(archive) == {"a": {"$flagged"}}
     assert same(one, two)
+
+
+def test_every_answer_of_whatever_size_is_read_where_it_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    depth = 0
+    read = set()
+
+    def compute(work: Callable[[], Any]) -> Steps[Any]:
+        def computing() -> Any:
+            nonlocal depth
+            depth += 1
+            try:
+                return work()
+            finally:
+                depth -= 1
+
+        return effects.compute(computing)
+
+    def watch(name: str) -> None:
+        decode = getattr(filling, name)
+
+        def watched(answer: bytes) -> Any:
+            assert depth, f"{name} holds up the event loop"
+            read.add(name)
+            return decode(answer)
+
+        monkeypatch.setattr(filling, name, watched)
+
+    names = {"decode_accounts", "decode_details", "decode_blocks", "decode_messages"}
+    monkeypatch.setattr(filling, "compute", compute)
+    for name in names:
+        watch(name)
+    one, two, box = pair()
+    one.add(box, "a")
+    fill(two, one)
+    assert read == names
 
 
 def test_a_clock_that_nobody_could_be_told_is_not_merged() -> None:

@@ -188,12 +188,25 @@ def test_a_node_that_has_mail_goes_on_showing_it_while_it_takes_over_a_snapshot(
     run(test())
 
 
+@pytest.mark.parametrize(
+    ("reason", "waits"),
+    [
+        ({"reason": "filling"}, True),
+        ({"reason": "not-now"}, False),
+        ({"reason": "of a later version"}, False),
+        ({"reason": ["filling"]}, False),
+        ({}, False),  # an earlier version
+    ],
+)
 def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fail(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reason: dict[str, Any], waits: bool
 ) -> None:
+    detail = "a snapshot of http://mx3:7420 is being taken over"
+
     async def busy(request: web.Request) -> web.Response:
-        told = {"detail": "a snapshot of http://mx3:7420 is being taken over"}
-        return web.json_response(told, status=400, headers={SENDER: "00000000000000ff"})
+        return web.json_response(
+            {"detail": detail} | reason, status=400, headers={SENDER: "00000000000000ff"}
+        )
 
     async def test() -> None:
         app = web.Application()
@@ -209,9 +222,13 @@ def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fa
                 await until(lambda: bool(node.troubles), "the call comes to nothing")
                 shown = await status_module.node_status(node, second.listener)
                 (peer,) = shown["peers"]
-                assert peer["waits"] == "it takes over a snapshot of another node"
-                assert (peer["error"], peer["failingSeconds"]) == (None, None)
-                assert address not in caplog.text
+                if waits:
+                    assert peer["waits"] == "it takes over a snapshot of another node"
+                    assert (peer["error"], peer["failingSeconds"]) == (None, None)
+                else:
+                    assert peer["waits"] is None
+                    assert peer["error"] == f"the peer answered 400: {detail}"
+                assert (address in caplog.text) is not waits
         finally:
             await runner.cleanup()
 

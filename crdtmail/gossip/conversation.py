@@ -249,8 +249,8 @@ class Gossip:
         reply = yield from call(address, Kind.OFFER, b"")
         begun: Begun | None = None
         while reply.body:
-            number, question = decode_numbered(reply.body)
-            request = decode_request(question)
+            number, question = yield from _parse(decode_numbered, reply.body)
+            request = yield from _parse(decode_request, question)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
@@ -356,7 +356,7 @@ class Gossip:
             return
         is_alive = self._now() - offered.answered_at <= GOSSIP_TIMEOUT_S
         if not offered.asked or (by not in (None, offered.sender) and is_alive):
-            raise PeerError("a snapshot is being taken over", Refusal.NOT_NOW)
+            raise PeerError("a snapshot is being taken over", Refusal.FILLING)
         offered.steps.close()
         self._offered = None
 
@@ -441,7 +441,7 @@ class Gossip:
     def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
-            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.NOT_NOW)
+            raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.FILLING)
         self.filling = filling = Filling(address, self._now())
         try:
             theirs = yield from fill(

@@ -138,7 +138,7 @@ class _Comparison:
         after, has_more = "", True
         while has_more:
             answer = yield from self._asking.ask(AskAccounts(self._snapshot, after))
-            digests, has_more = decode_accounts(answer)
+            digests, has_more = yield from compute(partial(decode_accounts, answer))
             there = dict(digests)
             last = digests[-1][0] if has_more else None
             here = yield from self._accounts_here(after, last)
@@ -162,7 +162,7 @@ class _Comparison:
         asked = accounts[:MAX_ACCOUNTS_PER_ANSWER]
         keys, staged = yield from read(_directory_keys(asked))
         answer = yield from self._asking.ask(AskDetails(self._snapshot, keys))
-        details = yield from compute(lambda: decode_details(answer))
+        details = yield from compute(partial(decode_details, answer))
         if not details or [each.account for each in details] != list(asked[: len(details)]):
             raise PeerError("the peer tells of other accounts than it was asked about", Refusal.NOT_ASKED)
         for each in details:
@@ -203,7 +203,8 @@ class _Comparison:
         blocks: dict[tuple[Account, MailboxId], Blocks] = {}
         while len(blocks) < len(by_block):
             asked = tuple((each.account, each.mailbox) for each in by_block[len(blocks) :])
-            found = decode_blocks((yield from self._asking.ask(AskBlocks(self._snapshot, asked))))
+            answer = yield from self._asking.ask(AskBlocks(self._snapshot, asked))
+            found = yield from compute(partial(decode_blocks, answer))
             if not found:
                 raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))

@@ -69,10 +69,13 @@ class Peers:
         return {replica: self.heard[replica] for replica in last.values() if replica not in retired}
 
     def stable(self, clock: Clock, retired: frozenset[ReplicaId]) -> Clock:
-        """What of `clock` every member is known to have: nothing, while one that is called was never met."""
-        met = {session.peer.name for session in self.sessions.values() if session.peer is not None}
-        others = {heard.name for heard in self.heard.values()} - {self._name, *met}
-        if sum(session.peer is None for session in self.sessions.values()) > len(others):
+        """What of `clock` every member is known to have: nothing, while somebody may be missing among them.
+
+        Somebody is as long as an address is called at which nobody has answered since the start.  Those who
+        were heard of may be others: who lives at an address is known by what answers there, and by nothing
+        else.
+        """
+        if any(session.peer is None for session in self.sessions.values()):
             return Clock()
         entries = dict(clock)
         for heard in self.members(retired).values():

@@ -14,7 +14,7 @@ from crdtmail.limits import MAX_PEERS_NAMED, MAX_REFUSAL_TEXT
 
 OTHERS = "others"
 """Peers beyond those that are told apart, and those that do not say which replica they are."""
-ORDINARY = frozenset({Refusal.GAP, Refusal.NOT_NOW, Refusal.TOO_SLOW, Refusal.PROTOCOL})
+ORDINARY = frozenset({Refusal.GAP, Refusal.NOT_NOW, Refusal.FILLING, Refusal.TOO_SLOW, Refusal.PROTOCOL})
 """What befalls sound peers too, now and then: they go on from where they were told, or try again."""
 
 

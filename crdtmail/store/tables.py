@@ -257,6 +257,10 @@ class Tables:
         for key, record in self._rows.scan(Table.LOG, _U64.pack(lsn)):
             yield _log_entry(Lsn(_U64.unpack(key)[0]), record)
 
+    def log_length(self) -> int:
+        """How many deltas the log holds, with those above which a snapshot has raised the floor."""
+        return self._rows.count(Table.LOG)
+
     def lsn_of(self, dot: Dot) -> Lsn | None:
         record = self._rows.get(Table.LOG_INDEX, _DOT.pack(*dot))
         return None if record is None else Lsn(_U64.unpack(record)[0])

@@ -184,11 +184,10 @@ class _Talk:
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
             self._is_mistrusted = response.status == 401
-            # Nothing but its words tells a peer that is busy from one that finds fault; only what is shown
-            # depends on them.
-            self._is_filling = response.status == 400 and _reason(answer).endswith("is being taken over")
+            detail, reason = _told(answer)
+            self._is_filling = reason == Refusal.FILLING
             refusal = UnknownProtocol if response.status == 404 else PeerError
-            raise refusal(f"the peer answered {response.status}: {_reason(answer)}", None)
+            raise refusal(f"the peer answered {response.status}: {detail}", None)
 
 
 async def _in_time(asking: Awaitable[T], size: int) -> T:
@@ -225,13 +224,15 @@ def _cause(error: Exception) -> str:
     return printable(str(error) or type(error).__name__)
 
 
-def _reason(answer: bytes) -> str:
-    """The detail of a problem (RFC 9457), or the beginning of whatever else it is."""
+def _told(answer: bytes) -> tuple[str, object]:
+    """The detail of a problem (RFC 9457) and the reason, if the peer is new enough to give one; of whatever
+    else it is the beginning."""
     try:
-        said = str(json.loads(answer)["detail"])
+        problem = json.loads(answer)
+        said, reason = str(problem["detail"]), problem.get("reason")
     except (ValueError, TypeError, KeyError, RecursionError):
-        said = answer[:300].decode(errors="replace")
-    return printable(said[:300])
+        said, reason = answer[:300].decode(errors="replace"), None
+    return printable(said[:300]), reason
 
 
 def _end_with(task: asyncio.Task[None]) -> None:

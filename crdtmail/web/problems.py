@@ -14,6 +14,7 @@ from crdtmail.errors import (
     NotYet,
     Overloaded,
     PeerError,
+    Refusal,
     RequestError,
     StoreError,
     StoreFull,
@@ -39,9 +40,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             answer.headers["WWW-Authenticate"] = error.challenge
         return answer
     except UnknownProtocol as error:
-        return problem(404, "unknown-protocol", "That version of the protocol is not spoken here", str(error))
+        title = "That version of the protocol is not spoken here"
+        return problem(404, "unknown-protocol", title, str(error), reason=error.reason)
     except PeerError as error:
-        return problem(400, "peer-error", "The gossip message is refused", str(error))
+        return problem(400, "peer-error", "The gossip message is refused", str(error), reason=error.reason)
     except web.HTTPException as error:
         answer = problem(error.status, _type(error), error.reason, _detail(request, error))
         if "Allow" in error.headers:
@@ -57,8 +59,12 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(500, "internal-error", "The node has a bug", "see the node's log")
 
 
-def problem(status: int, type: str, title: str, detail: str, *, retry: bool = False) -> web.Response:
+def problem(
+    status: int, type: str, title: str, detail: str, *, retry: bool = False, reason: Refusal | None = None
+) -> web.Response:
     body = {"type": f"/problems/{type}", "title": title, "status": status, "detail": detail}
+    if reason is not None:
+        body["reason"] = reason.value
     headers = {"Retry-After": str(RETRY_AFTER_S)} if retry else None
     return web.Response(
         status=status,

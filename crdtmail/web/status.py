@@ -44,7 +44,7 @@ async def node_status(node: Node, listener: Listener) -> dict[str, Any]:
             "digest": documents.digest(head.digest),
             "messages": head.messages,
             "log": {
-                "deltas": sum(head.clock.values()) - sum(head.floor.values()),
+                "deltas": tables.log_length(),
                 "bytes": head.log_bytes,
                 "diskBytes": sizes[Table.LOG] + sizes[Table.LOG_INDEX],
             },
