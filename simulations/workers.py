@@ -9,13 +9,17 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 
+from crdtmail.linux import die_with_parent
+
 
 def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _begin() -> None:
-    """A worker is there: from now on Ctrl-C ends it at once, and without a word."""
+def _begin(parent: int) -> None:
+    """A worker is there: from now on Ctrl-C ends it at once, and without a word; and the end of the process
+    for which it works, whatever ends that."""
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
@@ -40,7 +44,10 @@ def workers(jobs: int, dask: str | None = None) -> Iterator[tuple[Executor, int]
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}; it takes at least one process")
     if dask is None:
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(
+            jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+        ) as pool:
             _start(pool, jobs)
             try:
                 yield pool, jobs

@@ -4,6 +4,7 @@ HYPOTHESIS_PROFILE."""
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -11,6 +12,10 @@ _SLOW_MACHINES = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=150, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.register_profile("long", max_examples=20_000, deadline=None, suppress_health_check=_SLOW_MACHINES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# A shell that starts us in the background has us ignore Ctrl-C, and with us all programs that we interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # pytest-xdist tells its workers how wide a screen is; what is printed would be folded there.
 os.environ.pop("COLUMNS", None)

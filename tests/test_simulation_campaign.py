@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,19 +249,12 @@ def test_what_is_no_state_file_is_refused(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_campaign_quietly_and_it_can_be_resumed(tmp_path: Path) -> None:
     state = tmp_path / "state.json"
     command = [sys.executable, "-m", "simulations", "campaign", QUICK, "--jobs", "1", "--state", str(state)]
-    process = subprocess.Popen(
-        [*command, "--seeds", "1000000"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + PATIENCE_S
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the campaign gets it
-    out, err = process.communicate(timeout=PATIENCE_S)
+    with started([*command, "--seeds", "1000000"], ROOT) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not state.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the campaign gets it
+        out, err = process.communicate(timeout=PATIENCE_S)
     tally = Tally.load(state)
     said = f"Stopped after {tally.runs:,} of 1,000,000 seeds; the same command goes on.\n"
     assert (process.returncode, out, err) == (130, said, "")
@@ -306,24 +299,60 @@ def test_ctrl_c_at_any_time_leaves_no_traceback(
     command: str, whole_group: bool, worked_s: float, tmp_path: Path
 ) -> None:
     """From the moment at which there is a worker; before that the program is still being loaded."""
+    with started([sys.executable, "-m", "simulations", *command.split(), "--jobs", "2"], tmp_path) as process:
+        wait_for_workers(process.pid, worked_s)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (130, "")
+
+
+def test_workers_end_with_the_campaign_whatever_ends_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simulations", "campaign", "swarm", "--seeds", "100000", "--jobs", "2"]
+    with started(command, tmp_path) as process:
+        wait_for_workers(process.pid, 0.2)
+        workers = workers_of(process.pid)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + PATIENCE_S
+        while any(map(is_alive, workers)):
+            assert time.monotonic() < deadline, "a worker goes on"
+            time.sleep(0.005)
+
+
+@contextmanager
+def started(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The program, in a process group of its own, of which nothing is left afterwards."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "simulations", *command.split(), "--jobs", "2"],
-        cwd=tmp_path,
+        command,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for_workers(campaign: int, worked_s: float) -> None:
+    """Until one has used so much processor time."""
     deadline = time.monotonic() + PATIENCE_S
-    while (
-        not (worked := [seconds_worked(each) for each in workers_of(process.pid)]) or max(worked) < worked_s
-    ):
+    while not (worked := [seconds_worked(each) for each in workers_of(campaign)]) or max(worked) < worked_s:
         assert time.monotonic() < deadline, "the workers do not come so far"
         time.sleep(0.005)
-    (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, err) == (130, "")
+
+
+def is_alive(process: Path) -> bool:
+    """Whether it has not ended, taken note of or not."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def workers_of(campaign: int) -> list[Path]:
