@@ -419,7 +419,7 @@ class World:
             for writer in writers if self.exchanges == exchanges else ():
                 last = Dot(writer.replica.id, self.checks.ledger.made[writer.replica.id])
                 for machine in members:
-                    session = machine.gossip.peers.sessions.get(writer.name)
+                    session = machine.gossip.peers.session_of(writer.replica.id)
                     expect(
                         session is None or session.known.covers(last),
                         "who has sent a change is known to have it",
