@@ -180,7 +180,7 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Why
             machine.pause(seconds)
         case actions.Slow(factor=factor):
             world.reached["node slow"] += 1
-            machine.slowness = factor
+            machine.set_slowness(factor)
         case actions.SetClock(by=by, frozen=frozen):
             world.reached["wall clock frozen" if frozen else "wall clock jumped"] += 1
             machine.set_wall_clock(by, frozen=frozen)

@@ -128,7 +128,7 @@ class Machine:
         self.drift = 1.0
         self.wall_offset_s = 0.0
         self.wall_frozen_at: float | None = None
-        self._pauses = 0
+        self._pauses = self._paces = 0
         self.is_paused = False
         self.held: list[Callable[[], None]] = []
         """What was to be done while it stood still."""
@@ -183,7 +183,12 @@ class Machine:
         own, worlds = self._now_base
         return own + (self.world.now_us / 1e6 - worlds) * self.drift
 
+    def set_slowness(self, factor: float) -> None:
+        self._paces += 1
+        self.slowness = factor
+
     def set_drift(self, rate: float) -> None:
+        self._paces += 1
         self._now_base = (self.now(), self.world.now_us / 1e6)
         self.drift = rate
 
@@ -389,9 +394,9 @@ class Machine:
                 self.world.after(0, what, self)
 
     @property
-    def pace(self) -> tuple[int, float, float]:
+    def pace(self) -> tuple[int, int]:
         """As long as this is the same, the machine has gone on without a stop, and its clock with it."""
-        return self._pauses, self.slowness, self.drift
+        return self._pauses, self._paces
 
     def set_wall_clock(self, by: float, *, frozen: bool) -> None:
         self.wall_offset_s += by
@@ -402,7 +407,7 @@ class Machine:
         self.resume()
         self.crash_at = ""
         self.install(PROTOCOL)
-        self.slowness = 1.0
+        self.set_slowness(1.0)
         self.set_drift(1.0)
         self.disk.fail_no_more()
         if self.disk.is_damaged:
@@ -669,8 +674,8 @@ class Machine:
                 if address not in self.addresses:
                     return  # it was taken out meanwhile
                 peer = self.gossip.peers.sessions[address].peer
-                if peer is not None and self.world.machines[address].lives_as(peer.replica):
-                    self.met.add(address)
+                if peer is not None:
+                    self._meet(peer.replica)
                 if (told := self._told.pop(address, None)) is not None:
                     self.world.checks.exchanged(self, address, *told)
                 self.world.checks.talked(self, address)
@@ -764,6 +769,11 @@ class Machine:
         self._gaps[peer] = reply.body, at
         self.world.checks.took_nothing_again(self, peer, at)
 
+    def _meet(self, replica: ReplicaId) -> None:
+        """This replica has said where it stands; on a full disk that is not remembered."""
+        if replica in self.replica.members:
+            self.met |= {m.name for m in self.world.machines.values() if m.lives_as(replica)}
+
     def serve(self, request: Request, body: bytes, reply: Callable[[Reply | Exception], None]) -> None:
         """A peer, or a stranger, asks.  If this life ends meanwhile, the connection does too."""
         self.serving[reply] = None
@@ -779,7 +789,7 @@ class Machine:
                     self.world.checks.answered_about_a_snapshot(self, request, value)
                 if request.kind is Kind.EXCHANGE:
                     self._note_answer(request, value)
-                    self.met |= {m.name for m in self.world.machines.values() if m.lives_as(request.sender)}
+                    self._meet(request.sender)
             reply(value if error is None else error)
             if self.is_up:
                 self.progress()

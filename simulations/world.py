@@ -386,6 +386,8 @@ class World:
         self.record("probe", "")
         members = self.members
         self.run_until(self.now_us + int(self.config.grace_s * 1e6))  # nobody is about to ask anybody again
+        if not self._is_at_rest():  # or just asking
+            self.run_until(self.now_us + int(CALM_LIMIT_S * 1e6), self._is_at_rest)
         pushed, exchanges, made = self.pushed_deltas, self.exchanges, self._made()
         writers = members if self.seed % ALL_WRITE == 0 else [members[self.seed % len(members)]]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
