@@ -10,10 +10,10 @@ from simulations.config import Config
 from simulations.faults import FAULTS, ShortLog, switched_on
 from simulations.workload import workload
 
-_AROUND_A_SNAPSHOT = 0.08
+_AROUND_A_SNAPSHOT = 0.07
 """Of the runs of the swarm, those in which two clients clash around a snapshot."""
 
-_SIZES = {0.16: 90, 0.4: 6, 0.75: 4}
+_SIZES = {0.16: 92, 0.4: 5, 0.75: 3}
 """Parts of the configured time that a run of the swarm takes, and how often of a hundred."""
 
 
