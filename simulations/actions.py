@@ -319,6 +319,14 @@ class Replay(Action, frozen=True):
     back: int = 0
 
 
+class Overtake(Action, frozen=True):
+    """The newest change in a node's log that another node cannot take yet reaches that one all the same,
+    before those that come before it."""
+
+    source: str
+    target: str
+
+
 class Stranger(Action, frozen=True):
     """Somebody who is no member sends a node what it must refuse.
 
@@ -366,6 +374,7 @@ AnyAction = (
     | Heal
     | Clog
     | Replay
+    | Overtake
     | Stranger
 )
 

@@ -101,14 +101,19 @@ class BitFlips(Fault):
 
 
 class StaleRequests(Fault):
-    """A request of some time ago arrives again, perhaps in another life of either side."""
+    """A request of some time ago arrives again, perhaps in another life of either side, or what comes later
+    arrives first."""
 
     name = "stale requests"
     often = (3.0, 15.0)
 
     def strike(self, chance: random.Random, config: Config, at: float) -> Iterator[Event]:
         source, target = _link(chance, config)
-        yield Event(at, actions.Replay(source, target, int(chance.expovariate(0.3))))
+        back = int(chance.expovariate(0.3))
+        if chance.random() < 0.6:
+            yield Event(at, actions.Replay(source, target, back))
+        else:
+            yield Event(at, actions.Overtake(source, target))
 
 
 class Strangers(Fault):

@@ -14,6 +14,7 @@ from crdtmail.errors import PeerError, PeerUnreachable
 from crdtmail.gossip.codec import encode_position, encode_push
 from crdtmail.gossip.messages import Position
 from crdtmail.store.interface import Table
+from crdtmail.store.tables import Lsn
 from simulations import actions, clients
 from simulations.chance import generator
 from simulations.clients import Client
@@ -63,8 +64,10 @@ def _apply(world: World, action: actions.AnyAction) -> Why:
             world.perform_for(machine, _incoming(machine, action), None, action)
         case actions.Connect(client, node, account):
             _connect(world, client, node, account)
-        case actions.Cut() | actions.Isolate() | actions.Heal() | actions.Clog() | actions.Replay():
+        case actions.Cut() | actions.Isolate() | actions.Heal() | actions.Clog():
             return _on_the_network(world, action)
+        case actions.Replay() | actions.Overtake():
+            return _out_of_turn(world, action)
         case actions.Stranger():
             return _stranger(world, action)
         case _ if isinstance(action, actions.ClientAction):
@@ -246,16 +249,34 @@ def _on_the_network(world: World, action: actions.AnyAction) -> Why:
         case actions.Clog(source, target, seconds):
             network.clog(source, target)
             world.after(int(seconds * 1e6), lambda: network.release(source, target))
+    return None
+
+
+def _out_of_turn(world: World, action: actions.Replay | actions.Overtake) -> Why:
+    """A node is asked what it was, or will be, in another moment."""
+    machine = _up(world, action.target)
+    if machine is None:
+        return f"{action.target} is down"
+    match action:
         case actions.Replay(source, target, back):
-            stale = network.requests[source, target]
-            machine = _up(world, target)
-            if machine is None:
-                return f"{target} is down"
+            stale = world.network.requests[source, target]
             if len(stale) <= back:
                 return f"{source} has not asked {target} so much yet"
             world.reached["stale request replayed"] += 1
             request = stale[-1 - back]
-            world.serve(machine, request, request.body, lambda _: None)
+        case actions.Overtake(source, target):
+            other, clock = world.machines[source], machine.gossip.head.clock
+            if other.disk.is_damaged:
+                return f"{source} cannot read its log"
+            log = list(other.disk.durable().log_from(Lsn(0)))
+            later = next(
+                (entry for entry in reversed(log) if clock[entry.dot.replica] + 1 < entry.dot.seq), None
+            )
+            if later is None:
+                return f"{source} has nothing that {target} cannot take yet"
+            world.reached["change out of turn"] += 1
+            request = Request(Kind.PUSH, other.replica.id, encode_push([later.delta]), machine.protocol)
+    world.serve(machine, request, request.body, lambda _: None)
     return None
 
 

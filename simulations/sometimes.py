@@ -17,6 +17,7 @@ SWARM = (
     "message into a cut",
     "message held up",
     "stale request replayed",
+    "change out of turn",
     "stranger: noise",
     "stranger: newer delta",
     "stranger: damaged position",

@@ -25,7 +25,7 @@ STRIKES: dict[str, set[str]] = {
     "delay": {"message delayed"},
     "truncation": {"message cut short", "peer refused"},
     "bit flips": {"bit flipped", "peer refused"},
-    "stale requests": {"stale request replayed"},
+    "stale requests": {"stale request replayed", "change out of turn"},
     "strangers": {
         "stranger: noise",
         "stranger: newer delta",
@@ -63,7 +63,9 @@ FEWEST_SEEDS, MOST_SEEDS = 2, 40
 
 
 def alone(name: str, level: str = "high") -> Config:
-    return Config(faults={name: level}, late=("mx3",) if name == "join" else ())
+    """This fault, and what it takes to see it: a short log shows where somebody was away."""
+    away = {"isolate one": "high"} if name == "short log" else {}
+    return Config(faults={name: level, **away}, late=("mx3",) if name == "join" else ())
 
 
 def all_kinds(of: type[Fault]) -> set[type[Fault]]:

@@ -143,6 +143,7 @@ MARKED = {
     "Drift": "clock drifts",
     "Clog": "link held up",
     "Replay": "old request again",
+    "Overtake": "change out of turn",
     "Stranger": "stranger",
     "Backup": "backup made",
     "Retire": "retires another",
