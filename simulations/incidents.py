@@ -265,9 +265,9 @@ def _out_of_turn(world: World, action: actions.Replay | actions.Overtake) -> Why
             world.reached["stale request replayed"] += 1
             request = stale[-1 - back]
         case actions.Overtake(source, target):
-            other, clock = world.machines[source], machine.gossip.head.clock
-            if other.disk.is_damaged:
-                return f"{source} cannot read its log"
+            other, clock = world.machines.get(source), machine.gossip.head.clock
+            if other is None or not other.life or other.disk.is_damaged:
+                return f"{source} has no log that can be read"
             log = list(other.disk.durable().log_from(Lsn(0)))
             later = next(
                 (entry for entry in reversed(log) if clock[entry.dot.replica] + 1 < entry.dot.seq), None
