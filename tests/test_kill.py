@@ -127,9 +127,10 @@ def test_a_node_that_answers_before_it_commits_is_caught(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_bug_that_shows_only_in_a_rare_moment_is_caught(tmp_path: Path, bug: str) -> None:
+    """By the first kill, or on a busy machine by a later one."""
     phase, said, code = PLANTED[bug]
     with pytest.raises(AssertionError, match=said):
-        kills.run(tmp_path, 3, 1, phases=[phase], program=("-c", PLANTING.format(bug=code)))
+        kills.run(tmp_path, 8, 1, phases=[phase], program=("-c", PLANTING.format(bug=code)))
 
 
 def test_every_answered_write_is_there_after_kill_9(tmp_path: Path) -> None:

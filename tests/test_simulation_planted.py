@@ -72,6 +72,16 @@ STORIES: dict[str, tuple[Event, ...]] = {
         Event(1.4, List("reader")),
         Event(3, Heal()),
     ),
+    "token-not-awaited": (
+        Event(0, Connect("client", "mx1")),
+        Event(1, Deliver("mx1", ("mail",))),
+        Event(4, Look("client")),
+        Event(5, Cut(("mx1",), ("mx2", "mx3"))),
+        Event(6, Mark("client", add=("$seen",))),
+        Event(7, Connect("client", "mx2")),
+        Event(7.1, Look("client")),
+        Event(8, Heal()),
+    ),
     "flags-do-not-follow-a-move": (
         Event(0, Connect("here", "mx1")),
         Event(0, Connect("there", "mx2")),
