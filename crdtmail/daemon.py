@@ -6,6 +6,7 @@ SIGHUP: reads the configuration again, and goes on with what of it can change wh
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -104,6 +105,9 @@ def reload(service: Service, config: Config, load: Callable[[], Config]) -> None
 
 def run(load: Callable[[], Config], ready: Callable[[Node, int], None]) -> None:
     """Run a node until SIGTERM or SIGINT.  Raises ConfigError, StoreError."""
+    # A data file that is cut off ends the process (SIGBUS) as soon as what is missing is read: at least the
+    # log is to say so.
+    faulthandler.enable()
     # Whatever comes in is made of many small tuples, which the collector would look through again and again.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

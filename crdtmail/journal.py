@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from crdtmail.crdt.clock import ReplicaId
+from crdtmail.errors import StoreError
 from crdtmail.gossip.conversation import Gossip
 
 log = logging.getLogger("crdtmail.node")
@@ -53,6 +54,10 @@ class Journal:
                 log.error("there is no room left for the store: no writes, and nothing of peers, is taken")
             else:
                 log.info("there is room for the store again")
+
+    def damaged(self, error: StoreError) -> None:
+        """A record was to be read and is damaged; the next ones are not told of."""
+        log.error("%s: stop this node and run crdtmail check", error)
 
     def name(self, replica: ReplicaId) -> str:
         """A replica as people know it."""

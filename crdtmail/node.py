@@ -43,7 +43,7 @@ from crdtmail.journal import Journal
 from crdtmail.namesakes import Namesakes
 from crdtmail.replica import KEEP_ALL, Keep, Replica
 from crdtmail.service import Written
-from crdtmail.store.interface import Room, Snapshot, Store, Table, Transaction
+from crdtmail.store.interface import DamagedRecord, Room, Snapshot, Store, Table, Transaction
 from crdtmail.store.tables import Head, Mailbox, Tables
 from crdtmail.store.writer import Snapshotted, Writer
 
@@ -113,6 +113,8 @@ class Node:
         self._showers = ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shower")
         self._may_show = asyncio.Semaphore(_MOST_SHOWN)
         self._watched: WeakValueDictionary[Account, asyncio.Event] = WeakValueDictionary()
+        self.damage: DamagedRecord | None = None
+        """The first damaged record that was come upon since the start."""
         self.written = 0
         """Clients' writes that were answered as durable, since the start."""
         self.not_written = 0
@@ -176,7 +178,11 @@ class Node:
 
     async def read(self, query: Callable[[Tables], T]) -> T:
         """Run `query` on a snapshot, in another thread."""
-        return await self._loop.run_in_executor(self._readers, self._query, query)
+        try:
+            return await self._loop.run_in_executor(self._readers, self._query, query)
+        except DamagedRecord as error:
+            self._notice(error)
+            raise
 
     async def read_mailbox(
         self, account: Account, mailbox: MailboxId, query: Callable[[Tables, Mailbox], T]
@@ -272,6 +278,8 @@ class Node:
                 try:
                     result = await self._do(effect, call)
                 except Exception as error:
+                    if isinstance(error, DamagedRecord):
+                        self._notice(error)
                     effect = steps.throw(error)
                 else:
                     effect = steps.send(result)
@@ -279,6 +287,12 @@ class Node:
             return end.value  # type: ignore[no-any-return]
         finally:
             steps.close()
+
+    def _notice(self, damage: DamagedRecord) -> None:
+        """A record that was to be read is damaged; whoever met the first is told of, until the next start."""
+        if self.damage is None:
+            self.damage = damage
+            self.journal.damaged(damage)
 
     async def _do(self, effect: Effect, call: Caller | None) -> Any:
         match effect:

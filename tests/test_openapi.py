@@ -19,6 +19,7 @@ from crdtmail.daemon import running
 from crdtmail.errors import Refusal
 from crdtmail.node import Node
 from crdtmail.web import api
+from crdtmail.web.status import Alarm
 from tests import openapi
 from tests.nodes import node_process
 from tests.test_docs import Example, examples, node_config, perform
@@ -83,6 +84,7 @@ def test_a_keyword_is_described_as_it_is_checked() -> None:
 def test_the_reasons_of_refusals_are_those_that_there_are() -> None:
     properties = openapi.description()["components"]["schemas"]["Status"]["properties"]
     assert properties["refusals"]["items"]["properties"]["reason"]["enum"] == list(Refusal)
+    assert properties["alarms"]["items"]["properties"]["kind"]["enum"] == list(Alarm)
 
 
 def test_every_object_that_is_answered_lists_all_its_properties() -> None:

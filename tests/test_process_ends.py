@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from crdtmail import limits
 from crdtmail.client import Client, Refused, Unreachable
-from tests.nodes import NodeProcess, node_process
+from tests.nodes import NodeProcess, node_process, starting
 
 WRITERS = 6
 ALICE = "alice"
@@ -88,3 +89,16 @@ def test_a_node_that_runs_out_of_file_descriptors_goes_on_when_it_has_some_again
             assert len(client.mailbox(ALICE, "INBOX")["messages"]) == 1
         assert len(it.client().mailbox(ALICE, "INBOX")["messages"]) == 1
         assert it.process.poll() is None
+
+
+def test_a_node_whose_data_file_is_cut_off_ends_with_a_word_in_its_log(tmp_path: Path) -> None:
+    with node_process(tmp_path / "node") as it:
+        client = it.client()
+        client.create_mailbox(ALICE, "INBOX")
+        for turn in range(3):
+            new = [{"id": f"m{turn}-{n}", "size": 1} for n in range(1000)]
+            client.at(ALICE, "INBOX", "POST", "/messages", {"messages": new})
+    os.truncate(tmp_path / "node" / "data.mdb", 8 * resource.getpagesize())
+    with starting(tmp_path / "node") as process:
+        assert process.wait(30) == -signal.SIGBUS
+    assert "Bus error" in (tmp_path / "node.log").read_text()

@@ -10,12 +10,14 @@ import pytest
 from aiohttp import web
 
 from crdtmail.gossip.filling import Filling
+from crdtmail.store.interface import Table
 from crdtmail.web import status as status_module
 from crdtmail.web.gossip_server import SENDER
 from tests.nodes import MESH, Running, cluster, run, single, until
 from tests.secured import certified, secret_file, serving
 from tests.small_disk import small_disk
 from tests.test_api import ALICE, INBOX, add, prepared
+from tests.test_backup import damage
 
 PAIR = {"mx1": ["mx2"], "mx2": ["mx1"]}
 
@@ -55,6 +57,44 @@ def test_while_a_node_takes_over_a_snapshot_its_other_peers_wait_and_do_not_fail
                 return (await peers(one))["mx2"]["waits"] is None
 
             await until(waits_no_more, "mx1 has what it lacked")
+
+    run(test())
+
+
+def test_a_damaged_record_is_an_alarm_as_soon_as_somebody_comes_upon_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            await prepared(it, "m1", "m2")
+        damage(tmp_path, Table.MESSAGES)
+        async with single(tmp_path) as it:
+            assert await alarms(it) == ""
+            for _ in range(3):
+                answer = await it.ask("GET", INBOX)
+                assert (answer.status, answer.problem) == (500, "store-failed")
+            (alarm,) = (await it.ask("GET", "/v1/status")).body["alarms"]
+            assert alarm["kind"] == "damaged"
+            assert "this node's store is damaged (table messages: the record under" in alarm["text"]
+            assert [r.message for r in caplog.records if "wrong checksum" in r.message] == [
+                f"{it.node.damage}: stop this node and run crdtmail check"
+            ]
+
+    run(test())
+
+
+def test_what_a_peer_sends_meets_a_damaged_record_and_the_node_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, PAIR) as nodes:
+            await prepared(nodes.nodes["mx1"], "m1")
+            await nodes.converged()
+        damage(tmp_path / "mx2", Table.MESSAGES)
+        async with cluster(tmp_path, PAIR) as nodes:
+            one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            patch = {"ids": ["m1"], "patch": {"keywords/$seen": True}}
+            assert (await one.ask("PATCH", f"{INBOX}/messages", patch)).status == 200
+            await until(lambda: two.node.damage is not None, "mx2 comes upon it")
+            assert "this node's store is damaged" in await alarms(two)
 
     run(test())
 

@@ -21,6 +21,7 @@ from crdtmail.errors import (
     Unauthenticated,
     UnknownProtocol,
 )
+from crdtmail.store.interface import DamagedRecord
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except HttpProcessingError as error:
         return problem(400, "invalid-request", "The request is not valid", error.message)
     except StoreError as error:
-        log.error("%s %s: %s", request.method, request.path, error)
+        if not isinstance(error, DamagedRecord):  # of which the node tells once
+            log.error("%s %s: %s", request.method, request.path, error)
         return problem(500, "store-failed", "The node's store has failed", str(error))
     except Exception:
         log.exception("%s %s failed", request.method, request.path)

@@ -24,6 +24,7 @@ class Alarm(StrEnum):
     """What an operator has to do something about.  The names stay."""
 
     STORE_FULL = "store-full"
+    DAMAGED = "damaged"
     DIVERGED = "diverged"
     SAME_NAME = "same-name"
     SILENT_MEMBER = "silent-member"
@@ -109,6 +110,12 @@ def _alarms(node: Node) -> Iterator[tuple[Alarm, str]]:
             Alarm.STORE_FULL,
             "there is no room left for this node's store: it takes no writes, and nothing from its peers. "
             "Make room on the disk of its data folder; it goes on by itself",
+        )
+    if node.damage is not None:
+        yield (
+            Alarm.DAMAGED,
+            f"this node's store is damaged ({node.damage}): what touches that record is refused, also what "
+            "comes from peers.  Stop the node and run crdtmail check",
         )
     for address, session in node.gossip.peers.sessions.items():
         if session.diverged:
