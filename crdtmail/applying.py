@@ -7,7 +7,7 @@ deltas, in whatever causal order, hold the same replicated state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -154,16 +154,21 @@ class _Application:
 
     def _rehome(self, move: Move, id: MessageId, left: Message) -> None:
         """Find the keywords that this replica added to what the move took away, and that it had not seen."""
-        unseen = unseen_keywords(left, move.context, of=self._replica)
+        unseen = {key for key, dot in unseen_keywords(left, move.context) if dot[0] == self._replica}
         if unseen:
             self.rehomings.append(rehoming(self._delta.dot, move.target, id, unseen))
 
     def _follow(self, ids: list[MessageId], keywords: set[str]) -> None:
         """Put keywords of another replica on messages that have been moved away meanwhile, if that replica
-        may not hear of the move by its delta any more, for then it cannot do it itself."""
-        cut = self._tables.cut() if ids else Clock()
+        may not hear of the move by its delta any more, for then it cannot do it itself.
+
+        But not `$deleted`: should it have been a copy that was moved, nobody asked for its end.
+        """
+        keywords = keywords - {DELETED}
+        cut = self._tables.cut() if ids and keywords else Clock()
+        mailboxes = list(self._tables.mailboxes(self._delta.account)) if cut else []
         for id in ids if cut else ():
-            for mailbox, moved in moved_instances(self._tables, self._delta.account, id):
+            for mailbox, moved in moved_instances(self._tables, mailboxes, id):
                 if cut.covers(moved.dot):
                     self.rehomings.append(rehoming(Dot(*moved.dot), mailbox, id, keywords))
 
@@ -330,21 +335,26 @@ def merge_directory(
     head.digest ^= before.digest ^ digest
 
 
-def unseen_keywords(left: Message, seen: Clock, of: ReplicaId | None = None) -> set[str]:
-    """The keywords on those instances that `seen` covers that it does not cover itself, all or `of` one
-    replica."""
+def unseen_keywords(left: Message, seen: Clock) -> set[tuple[str, tuple[ReplicaId, int]]]:
+    """The keywords on those instances that `seen` covers that it does not cover itself, with their dots."""
     return {
-        keyword
+        (keyword, dot)
         for instance in left.instances
         if seen.covers(instance.dot)
         for keyword, dots in instance.keywords.items()
-        if any(of in (None, dot[0]) and not seen.covers(dot) for dot in dots)
+        for dot in dots
+        if not seen.covers(dot)
     }
 
 
-def moved_instances(tables: Tables, account: Account, id: MessageId) -> Iterator[tuple[MailboxId, Instance]]:
-    """The instances of a message, in whatever mailbox, that a move has made."""
-    for mailbox, box in tables.mailboxes(account):
+def moved_instances(
+    tables: Tables, mailboxes: Iterable[tuple[MailboxId, Mailbox]], id: MessageId
+) -> Iterator[tuple[MailboxId, Instance]]:
+    """The instances of a message in these mailboxes that a move has made.
+
+    From where, nobody knows any more; it may have been a copy of the message in yet another mailbox.
+    """
+    for mailbox, box in mailboxes:
         uid = tables.uid(box.number, id)
         stored = None if uid is None else tables.message(box.number, uid, id)
         for instance in () if stored is None else stored.message.instances:

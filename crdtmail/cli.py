@@ -225,7 +225,7 @@ def _status(options: argparse.Namespace) -> int:
             peer["name"] or "?",
             _peer_state(peer),
             "?" if lag is None else f"{lag['deltas']} deltas",
-            "?" if lag is None else f"{lag['seconds']:.1f} s",
+            "?" if lag is None or lag["seconds"] is None else f"{lag['seconds']:.1f} s",
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
         )
     screen.out.print(table if status["peers"] else "no peers are configured")
@@ -265,6 +265,8 @@ def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:
         lag, who = peer["lag"], peer["name"] or peer["address"]
         if lag is None:
             yield f"how far {who} is behind is not known: it was never reached"
+        elif lag["seconds"] is None:
+            yield f"{who} is behind by {lag['deltas']} deltas, and longer than the log reaches back"
         elif lag["seconds"] > most_s:
             yield f"{who} is behind by {lag['deltas']} deltas for {lag['seconds']:.0f} s"
 

@@ -273,6 +273,10 @@ GOSSIP_TIMEOUT_S: Final = 10.0
 """A peer that is silent for this long in the middle of a request is taken to be out of reach.  Much longer
 than a commit with a large batch takes, short enough that a cut which swallows packets is soon noticed."""
 
+RECEIVE_S: Final = 0.2
+"""How long a commit goes on to take a peer's changes: local writes wait for it.  Mostly a batch takes less,
+but each change of an account with thousands of mailboxes takes some hundredths of a second."""
+
 HOUSE_S: Final = 10.0
 """How often the log is looked at: it is pruned soon, and looking costs nothing."""
 

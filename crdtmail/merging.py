@@ -23,7 +23,7 @@ from crdtmail.applying import (
 )
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
-from crdtmail.crdt.message import EMPTY, Message, MessageId
+from crdtmail.crdt.message import DELETED, EMPTY, Message, MessageId
 from crdtmail.staging import discard
 from crdtmail.store.tables import (
     Head,
@@ -106,6 +106,8 @@ class _Merging:
         self._ours = ours
         self._theirs = theirs
         self._left: list[_Left] = []
+        self._left_from: dict[tuple[Account, MessageId], int] = {}
+        """How many mailboxes each message was taken out of."""
 
     def mailbox(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
         tables = self._tables
@@ -134,9 +136,17 @@ class _Merging:
         merge_directory(self._tables, self._head, account, document, clock, self._replica)
 
     def followed(self) -> Iterator[tuple[Account, Rehoming]]:
-        """Where messages that left with keywords unseen are now, in what these had not seen either."""
-        for account, id, keywords, seen in self._left:
-            for mailbox, moved in moved_instances(self._tables, account, id):
+        """Where messages that left with keywords unseen are now, in what these had not seen either.
+
+        From which mailbox a message was moved, nobody knows any more.  Where it was in several, `$deleted`
+        does not follow: it might end a copy whose end nobody asked for.
+        """
+        mailboxes: dict[Account, list[tuple[MailboxId, Mailbox]]] = {}
+        for account, id, lost, seen in self._left:
+            keywords = lost if self._left_from[account, id] == 1 else lost - {DELETED}
+            if account not in mailboxes:
+                mailboxes[account] = list(self._tables.mailboxes(account))
+            for mailbox, moved in moved_instances(self._tables, mailboxes[account], id) if keywords else ():
                 if not seen.covers(moved.dot):
                     yield account, rehoming(Dot(*moved.dot), mailbox, id, keywords)
 
@@ -153,13 +163,13 @@ class _Merging:
         Of anybody, not only our own: who added them will be told that we have seen them, and cannot know any
         more that the removal had not.  If it does put them after the message, too, that changes nothing.
         """
-        ours = unseen_keywords(had, self._theirs)
-        theirs = unseen_keywords(there, self._ours)
-        kept = {keyword for instance in after.instances for keyword in instance.keywords}
-        if lost := ours - kept:
-            self._left.append(_Left(account, id, lost, self._ours))
-        if lost := theirs - kept:
-            self._left.append(_Left(account, id, lost, self._theirs))
+        stay = {instance.dot for instance in after.instances}
+        if any(instance.dot not in stay for instance in (*had.instances, *there.instances)):
+            self._left_from[account, id] = self._left_from.get((account, id), 0) + 1
+        kept = {(key, dot) for each in after.instances for key, dots in each.keywords.items() for dot in dots}
+        for message, seen, others in ((had, self._ours, self._theirs), (there, self._theirs, self._ours)):
+            if lost := {keyword for keyword, _ in unseen_keywords(message, others) - kept}:
+                self._left.append(_Left(account, id, lost, seen))
 
     def _is_all_news(self, staged: Staged) -> bool:
         """Whether nothing that is staged is covered by our clock."""

@@ -306,8 +306,10 @@ class Replica:
             head.floor = head.floor.with_dot(entry.dot)
         for entry in gone:  # the scan is over now
             tables.delete_from_log(entry)
-        if cut := [entry.dot for entry in gone if not covered.covers(entry.dot)]:
-            tables.put_cut(tables.cut().join(Clock.of(cut)))
+        had = tables.cut()
+        cut = Clock.of([*had.items(), *(entry.dot for entry in gone)]).without(covered)
+        if cut != had:
+            tables.put_cut(cut)
         tables.put_head(head)
 
     def may_prune(self, tables: Tables, covered: Clock, keep: Keep) -> bool:

@@ -218,7 +218,7 @@ def deliver(machine: Machine, action: actions.Deliver, *, is_certain: bool = Fal
             )
 
     disks_lost = len(world.disks_lost)
-    written = yield from _write(machine, account, "delivered", run)
+    written = yield from _write(machine, account, f"mail to {action.mailbox}", run)
     if shown:
         world.checks.told_uids(machine, account, mailbox, shown)
     if action.ack and written.dot is not None:
@@ -245,7 +245,7 @@ def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
         absent = [message.id for message in new if message.id not in before]
         expect(added == absent, "an import adds what is absent", f"{machine.name}: {added}, not {absent}")
 
-    yield from _write(machine, account, "imported", run)
+    yield from _write(machine, account, f"imported to {action.mailbox}", run)
 
 
 def _expect_order(uids: list[Uid], where: str) -> None:
@@ -348,6 +348,19 @@ def _create(machine: Machine, account: Account, name: str, role: str | None) -> 
     return (yield from _write(machine, account, f"created {name}", run))
 
 
+def _in_words(action: OnMessages) -> str:
+    """What was done to messages, for people."""
+    match action:
+        case actions.Mark():
+            return " ".join([*(f"+{each}" for each in action.add), *(f"-{each}" for each in action.remove)])
+        case actions.Move(to=to):
+            return f"moved to {to}"
+        case actions.Copy(to=to):
+            return f"copied to {to}"
+        case actions.Expunge():
+            return "expunged"
+
+
 def _change_messages(machine: Machine, client: Client, action: OnMessages) -> Steps[Written]:
     """Keywords, expunge, move and copy on what the client has read."""
     view, account = client.view, client.account
@@ -385,7 +398,7 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
                 f"{machine.name}: {sorted(meant)} were meant, {sorted(found)} were taken",
             )
 
-    return (yield from _write(machine, account, type(action).__name__, run))
+    return (yield from _write(machine, account, _in_words(action), run))
 
 
 OnMessages = actions.Mark | actions.Expunge | actions.Move | actions.Copy

@@ -90,14 +90,19 @@ class History(Past):
 
         Where one of the two took a message away without having seen a keyword that the other had put on it,
         that keyword follows the message to wherever it was moved; and so whoever the keyword is of, for he
-        will be told that this one has seen both.
+        will be told that this one has seen both.  But `$deleted` does only where the message has left one
+        mailbox and no more, for what was moved may be a copy.
         """
         both = seen | theirs
         for box in self._boxes.values():
             for message, place in box.places.items():
                 for mine, other in ((seen, theirs), (theirs, seen)):
-                    lost = self._unseen_keywords(mine, other, place)
-                    if lost := lost and lost - self._raw_keywords(both, place):
+                    unseen = self._unseen_keywords(mine, other, place)
+                    kept = self._raw_keywords(both, place) if unseen else {}
+                    lost = {k for k, by in unseen.items() if by & ~kept.get(k, 0)}
+                    if DELETED in lost and self._left_from(seen, theirs, message) > 1:
+                        lost -= {DELETED}
+                    if lost:
                         removed = frozenset({DELETED} if _UNDELETED in lost else ())
                         added = frozenset(lost - removed - {_UNDELETED})
                         for target, arrival in self.moved(both, message):
@@ -114,22 +119,34 @@ class History(Past):
         assert number is not None
         return number
 
-    def _unseen_keywords(self, mine: int, other: int, place: _Place) -> set[str]:
-        """The keywords that one sees on arrivals which the other, who had not seen them, has taken away."""
-        unseen = set()
-        for arrival in numbers(self._living(mine, place) & other & ~self._living(other, place)):
-            adds, undeletes = self._edits(mine, place.arrivals[arrival])
-            unseen |= {keyword for keyword, by in adds.items() if self._last(by) & ~other}
-            unseen |= {_UNDELETED} if self._last(undeletes) & ~other else set()
-        return unseen
+    def _unseen_keywords(self, mine: int, other: int, place: _Place) -> dict[str, int]:
+        """The keywords that one sees on arrivals which the other, who had not seen them, has taken away; and
+        who set them."""
+        gone = self._living(mine, place) & other & ~self._living(other, place)
+        return {k: by & ~other for k, by in self._set_by(mine, place, gone).items() if by & ~other}
 
-    def _raw_keywords(self, seen: int, place: _Place) -> set[str]:
-        """All keywords that stand on the living arrivals, shown or not."""
-        raw = set()
-        for arrival in numbers(self._living(seen, place)):
+    def _raw_keywords(self, seen: int, place: _Place) -> dict[str, int]:
+        """All keywords that stand on the living arrivals, shown or not, and who set them."""
+        return self._set_by(seen, place, self._living(seen, place))
+
+    def _left_from(self, seen: int, theirs: int, message: str) -> int:
+        """How many mailboxes the message was taken out of, by one of the two or the other."""
+        places = [place for box in self._boxes.values() if (place := box.places.get(message)) is not None]
+        return sum(
+            bool(
+                (self._living(seen, place) | self._living(theirs, place))
+                & ~self._living(seen | theirs, place)
+            )
+            for place in places
+        )
+
+    def _set_by(self, seen: int, place: _Place, arrivals: int) -> dict[str, int]:
+        by: dict[str, int] = defaultdict(int)
+        for arrival in numbers(arrivals):
             adds, undeletes = self._edits(seen, place.arrivals[arrival])
-            raw |= {*adds} | ({_UNDELETED} if undeletes else set())
-        return raw
+            for keyword, edits in (*adds.items(), (_UNDELETED, undeletes)):
+                by[keyword] |= self._last(edits)
+        return by
 
     def moved(self, seen: int, message: str) -> Iterator[tuple[Mailbox, int]]:
         """The living arrivals of the message, in whatever mailbox, that a move has made."""

@@ -23,6 +23,7 @@ from crdtmail import daemon, limits
 from crdtmail.config import Config
 from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.limits import MAX_SIZE, MAX_UID
+from crdtmail.replica import KEEP_ALL, Keep
 from crdtmail.web import api
 from crdtmail.web.requests import encode_token, uid_set
 from tests.nodes import CHAIN, MESH, QUICK, Running, cluster, run, single, until
@@ -901,10 +902,16 @@ def test_status_tells_how_far_each_peer_is(tmp_path: Path) -> None:
             peers = (await first.ask("GET", "/v1/status")).body["peers"]
             assert {peer["name"] for peer in peers} == {"mx2", "mx3"}
             assert all(peer["lag"]["deltas"] == 2 and peer["error"] for peer in peers)
+            assert all(peer["lag"]["seconds"] > 0 for peer in peers)
+            first.node.keep = Keep(bytes=0, age_ms=0)
+            await first.node.keep_house()  # from now on nobody knows how long they lack the first of these
+            peers = (await first.ask("GET", "/v1/status")).body["peers"]
+            assert [peer["lag"] for peer in peers] == [{"deltas": 2, "seconds": None}] * 2
+            first.node.keep = KEEP_ALL
             nodes.heal()
             await until(in_step, "both peers are known to have everything again")
             status = (await first.ask("GET", "/v1/status")).body
             assert status["alarms"] == []
-            assert status["log"]["deltas"] == 3
+            assert status["log"]["deltas"] == 0
 
     run(test())

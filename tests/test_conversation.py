@@ -13,13 +13,14 @@ from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
 from crdtmail.errors import PeerError
-from crdtmail.gossip.codec import decode_position, encode_answer, encode_position
+from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, encode_position, encode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.session import Timing
 from crdtmail.gossip.snapshot import AskDetails, encode_numbered, encode_request
-from crdtmail.replica import KEEP_ALL
-from crdtmail.store.tables import PeerRecord, Tables
+from crdtmail.replica import KEEP_ALL, Outcome
+from crdtmail.store.interface import Transaction
+from crdtmail.store.tables import Lsn, PeerRecord, Tables
 from tests.masters import ACCOUNT, Master, mail
 
 PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
@@ -185,3 +186,32 @@ def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> N
     assert isinstance(reading, Compute)
     assert reading.work() == question
     steps.close()
+
+
+def test_a_batch_that_takes_long_is_taken_in_several_commits_and_as_far_as_the_sender_waits() -> None:
+    author, talker = Master(2), Talker()
+    for name in "abcdefgh":
+        author.create(name)
+    deltas = author.ask(lambda tables: [entry.delta for entry in tables.log_from(Lsn(0))])
+    assert len(deltas) == 8
+    receive = talker.master.replica.receive
+
+    def slowly(txn: Transaction, delta: Delta, data: bytes) -> Outcome:
+        talker.now += 0.5
+        return receive(txn, delta, data)
+
+    talker.master.replica.receive = slowly  # type: ignore[method-assign]
+    commits = 0
+    transact = talker.master.store.transact
+
+    def counted(work: Callable[[Transaction], Any]) -> Any:
+        nonlocal commits
+        commits += 1
+        return transact(work)
+
+    talker.master.store.transact = counted  # type: ignore[method-assign]
+    talker.perform(talker.gossip.answer(Kind.PUSH, ReplicaId(2), encode_push(deltas)))
+    assert (talker.result.status, commits) == (409, 5)  # half a second each, a quarter of ten seconds in all
+    assert decode_clock(talker.result.body) == talker.master.clock == Clock({ReplicaId(2): 5})
+    talker.perform(talker.gossip.answer(Kind.PUSH, ReplicaId(2), encode_push(deltas[5:])))
+    assert (talker.result.status, talker.master.clock) == (204, author.clock)

@@ -26,7 +26,7 @@ from simulations.pictures.history import (
     spans,
     zoomed,
 )
-from simulations.pictures.plan import choose_messages, shape_for
+from simulations.pictures.plan import choose_messages, plan_lanes, shape_for
 from simulations.pictures.sheet import spread, with_room
 from simulations.pictures.style import drawing, place_labels, say_bytes, say_number, text_width, wrap
 from simulations.pictures.thinning import one_of_how_many, thin, thin_steps
@@ -311,6 +311,17 @@ def test_quantities_are_said_for_people() -> None:
         "1e+03 TB",
     ]
     assert [say_number(count) for count in (3, 1000, 0.5)] == ["3", "1,000", "0.5"]
+
+
+@pytest.mark.parametrize(("answers", "said"), [(2, 2), (13, 0)])
+def test_what_clients_were_told_is_done_stands_there_in_words_if_it_is_little(
+    answers: int, said: int
+) -> None:
+    records = [Record(0, "up", "mx1", ())]
+    records += [Record(n * 1_000_000, "answer", "mx1", (f"mail to box{n}",)) for n in range(answers)]
+    with drawing():
+        plan = plan_lanes(read_history([*records, Record(20_000_000, "end", "")]), 2_000_000, 10.0)
+    assert [label.text for _, label in plan.told["mx1"] if label] == [f"mail to box{n}" for n in range(said)]
 
 
 def test_no_label_lies_over_another_or_over_the_edge() -> None:

@@ -249,6 +249,55 @@ def moved_and_flagged(*names: str) -> tuple[Master, Master, MailboxId]:
     return one, two, archive
 
 
+@pytest.mark.parametrize("how", ["one fills first", "two fills first", "the log was cut"])
+def test_what_is_to_be_deleted_does_not_take_a_copy_that_was_moved_with_it(how: str) -> None:
+    one, two = Master(1, knows=[2]), Master(2, knows=[1])
+    inbox, archive, work = one.create("INBOX"), one.create("Archive"), one.create("Work")
+    one.add(inbox, "m1")
+    one.add(archive, "m1")
+    two.hear(one)
+    one.expunge(inbox, ids("m1"))
+    one.move(archive, work, ids("m1"))
+    two.mark(inbox, ids("m1"), add=["$deleted"])
+    if how == "the log was cut":
+        prune(one, Clock(), Keep(bytes=0, age_ms=1 << 60))
+        one.hear(two)
+    elif how == "one fills first":
+        fill(one, two)
+    fill(two, one)
+    if how == "two fills first":
+        fill(one, two)
+    assert one.keywords(work) == two.keywords(work) == {"m1": frozenset()}
+
+
+@pytest.mark.parametrize("one_first", [True, False])
+def test_a_flag_follows_also_where_the_message_came_anew_with_such_a_flag(one_first: bool) -> None:
+    one, two = Master(1, knows=[2]), Master(2, knows=[1])
+    inbox, archive = one.create("INBOX"), one.create("Archive")
+    one.add(inbox, "m1")
+    two.hear(one)
+    one.move(inbox, archive, ids("m1"))
+    two.mark(inbox, ids("m1"), add=["$flagged"])
+    two.add(inbox, "m1", keywords=["$flagged"])
+    for target, source in ((one, two), (two, one)) if one_first else ((two, one), (one, two)):
+        fill(target, source)
+    flagged = {"m1": frozenset({"$flagged"})}
+    for master in (one, two):
+        assert (master.keywords(inbox), master.keywords(archive)) == (flagged, flagged)
+
+
+def test_what_was_cut_off_is_forgotten_when_all_members_have_it() -> None:
+    one, two, box = pair()
+    one.add(box, "a")
+    prune(one, two.clock, Keep(bytes=0, age_ms=1 << 60))
+    assert one.ask(lambda tables: tables.cut()) == one.clock
+    fill(two, one)
+    one.add(box, "b")
+    two.hear(one)
+    prune(one, two.clock)
+    assert one.ask(lambda tables: tables.cut()) == Clock()
+
+
 def test_a_flag_follows_a_message_that_was_moved_elsewhere() -> None:
     one, two, archive = moved_and_flagged("a")
     fill(two, one)

@@ -52,7 +52,14 @@ from crdtmail.gossip.snapshot import (
     decode_request,
     encode_numbered,
 )
-from crdtmail.limits import BATCH_BYTES, GOSSIP_TIMEOUT_S, MAX_NEW_IDS, MAX_REPLICAS, STAGED_S
+from crdtmail.limits import (
+    BATCH_BYTES,
+    GOSSIP_TIMEOUT_S,
+    MAX_NEW_IDS,
+    MAX_REPLICAS,
+    RECEIVE_S,
+    STAGED_S,
+)
 from crdtmail.replica import Keep, Outcome, Replica
 from crdtmail.store.interface import T, Transaction
 from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
@@ -66,12 +73,14 @@ _TAKEN, _GAP, _OK = 204, 409, 200
 @dataclass(frozen=True, slots=True)
 class Reception:
     """What became of deltas from a peer: their dots, as far as they could be read, our clock after them,
-    the one at which they stopped because it builds on what is not here, and why where one was refused."""
+    the one at which they stopped because it builds on what is not here, and why where one was refused; or
+    how many were taken in the time that there was."""
 
     dots: tuple[Dot, ...]
     clock: Clock
     gap: Dot | None = None
     refusal: PeerError | None = None
+    taken: int | None = None
 
 
 @dataclass(slots=True)
@@ -366,10 +375,10 @@ class Gossip:
         return Reply(_OK, self.replica.id, answer)
 
     def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
-        """204 when all is durable here; 409 with our clock at a gap."""
+        """204 when all is durable here; 409 with our clock at a gap, or where it takes too long."""
         deltas = yield from _parse(decode_push, body)
         reception = yield from self._receive(f"{sender:016x}", deltas)
-        if reception.gap is not None:
+        if reception.gap is not None or reception.taken is not None:
             return Reply(_GAP, self.replica.id, encode_clock(reception.clock))
         if reception.refusal is not None:
             raise reception.refusal
@@ -414,15 +423,22 @@ class Gossip:
     # What both have in common ---------------------------------------------------------------------------
 
     def _receive(self, peer: str, encoded: Sequence[bytes]) -> Steps[Reception]:
-        """Apply deltas from another replica in order, up to the first gap or refusal; durable when over."""
+        """Apply deltas from another replica in order, up to the first gap or refusal; durable when over.
+
+        A commit takes no more of them than it can in a moment, for local writes wait meanwhile; and all take
+        no longer than the sender waits for an answer.
+        """
         size = sum(map(len, encoded))
         if size > BATCH_BYTES and len(encoded) > 1:
             raise PeerError(f"several deltas at once take at most {BATCH_BYTES} bytes", Refusal.OVER_LIMIT)
         deltas, refusal = yield from _worked(size, lambda: _decode(encoded))
         dots = tuple(delta.dot for delta in deltas)
 
-        def apply(txn: Transaction) -> Reception:
-            for delta, data in zip(deltas, encoded, strict=False):
+        def apply(txn: Transaction, first: int) -> Reception:
+            until = self._now() + RECEIVE_S
+            for number, (delta, data) in enumerate(zip(deltas[first:], encoded[first:], strict=False)):
+                if number and self._now() >= until:
+                    return Reception(dots, Tables(txn).head().clock, taken=first + number)
                 try:
                     with txn.nested() as inner:
                         outcome = self.replica.receive(inner, delta, data)
@@ -432,7 +448,10 @@ class Gossip:
                     return Reception(dots, Tables(txn).head().clock, gap=delta.dot)
             return Reception(dots, Tables(txn).head().clock, refusal=refusal)
 
-        reception = yield from persist(apply)
+        until = self._now() + GOSSIP_TIMEOUT_S / 4
+        reception = yield from persist(partial(apply, first=0))
+        while reception.taken is not None and self._now() < until:
+            reception = yield from persist(partial(apply, first=reception.taken))
         if (gap := reception.gap) is not None:
             text = f"delta {gap.seq} of {gap.replica:016x} builds on what is not here"
             self.refusals.count(peer, Refusal.GAP, text)

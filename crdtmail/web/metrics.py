@@ -6,6 +6,7 @@ at most `MAX_PEERS_NAMED` peers apart, and at most so many members are named her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from heapq import nlargest
 from typing import Any
@@ -115,7 +116,9 @@ class Figures(Collector):
             "crdtmail_peer_lag_changes", "Changes that the peer is not known to have.", labels=["peer"]
         )
         seconds = GaugeMetricFamily(
-            "crdtmail_peer_lag_seconds", "Seconds that the oldest of these is here.", labels=["peer"]
+            "crdtmail_peer_lag_seconds",
+            "Seconds that the oldest of these is here; infinite if the log no longer has it.",
+            labels=["peer"],
         )
         for peer in self._status["peers"]:
             label = [peer["address"]]
@@ -123,7 +126,7 @@ class Figures(Collector):
             failing.add_metric(label, peer["failingSeconds"] or 0.0)
             if (lag := peer["lag"]) is not None:
                 deltas.add_metric(label, lag["deltas"])
-                seconds.add_metric(label, lag["seconds"])
+                seconds.add_metric(label, math.inf if lag["seconds"] is None else lag["seconds"])
         yield from (up, failing, deltas, seconds)
 
     def _refusals(self) -> Iterator[Metric]:

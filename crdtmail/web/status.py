@@ -227,11 +227,16 @@ def _peer(node: Node, address: str, session: Session, lag: dict[str, Any] | None
 
 
 def _lag(tables: Tables, ours: Clock, theirs: Clock) -> dict[str, Any]:
-    """What the peer is not known to have: how many deltas, and how long the oldest has been here."""
-    lsn = first_missing(tables, tables.head(), theirs)
+    """What the peer is not known to have: how many deltas, and how long the oldest has been here; nobody
+    knows that where the log does not reach back to it."""
+    head = tables.head()
+    lsn = first_missing(tables, head, theirs)
     entry = None if lsn is None else tables.log_entry(lsn)
-    seconds = 0.0 if entry is None else max(0.0, time.time() - entry.applied_at_ms / 1000)
-    return {"deltas": ours.count_missing_from(theirs), "seconds": round(seconds, 3)}
+    seconds = 0.0 if entry is None else round(max(0.0, time.time() - entry.applied_at_ms / 1000), 3)
+    return {
+        "deltas": ours.count_missing_from(theirs),
+        "seconds": seconds if theirs.includes(head.floor) else None,
+    }
 
 
 def _age(node: Node, at: float | None) -> float | None:

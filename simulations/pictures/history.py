@@ -73,7 +73,12 @@ class Lane:
     paused: list[Span]
     cut_off: list[CutOff]
     syncs_us: list[int]
-    answers_us: list[int]
+    answers: list[Note]
+    """What clients were told is done."""
+
+    @property
+    def answers_us(self) -> list[int]:
+        return [answer.at_us for answer in self.answers]
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ def _lane(name: str, records: list[Record], peers: set[str], end_us: int) -> Lan
         paused=spans(records, {"pause"}, {"resume", "down", "up"}, end_us),
         cut_off=cut_offs(records, peers, end_us),
         syncs_us=[record.at_us for record in records if record.kind == "sync" and record.details[0]],
-        answers_us=[record.at_us for record in records if record.kind == "answer"],
+        answers=_notes(records, "answer"),
     )
 
 

@@ -21,6 +21,10 @@ DAMAGED_SHOWN: Final = 20
 """More arrows than these hide the lanes; damaged ones are the loudest, so there may be the fewest."""
 
 
+ANSWERS_SAID: Final = 12
+"""Of more answers than these on a lane the words would hide the arrows."""
+
+
 class Shape(NamedTuple):
     """Where things lie in a lane, in inches from its upper edge.  Thin lanes have no room for words."""
 
@@ -72,11 +76,13 @@ def choose_messages(messages: Sequence[Message]) -> Shown:
 
 
 class Plan(NamedTuple):
-    """All of that.  `labels` are by node; those under "" concern all nodes and have so many `rows`."""
+    """All of that.  `labels` are of faults, by node; under "" of all nodes, and those have so many `rows`."""
 
     shape: Shape
     shown: Shown
     labels: dict[str, list[tuple[Note, Placed | None]]]
+    told: dict[str, list[tuple[Note, Placed | None]]]
+    """Of the answers, as far as they find room beside those."""
     rows: int
     has_dots: bool
     top: float
@@ -106,6 +112,10 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
         name: _place(of_node, width, 1) if shape.has_words else [None] * len(of_node)
         for name, of_node in wanted.items()
     }
+    told = {
+        lane.name: _place_answers(lane, notes[lane.name], placed[lane.name], us_per_inch, width)
+        for lane in (history.lanes if shape.has_words else [])
+    }
     rows = 0
     for rows in range(1 if notes[""] else 0, 4):
         placed[""] = _place(wanted[""], width, rows)
@@ -117,12 +127,26 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
         shape=shape,
         shown=choose_messages(history.messages),
         labels={name: list(zip(notes[name], placed[name], strict=True)) for name in names},
+        told=told,
         rows=rows,
         # More dots than these run into a bar.
         has_dots=shape.has_words and all(len(lane.answers_us) <= 10 * width for lane in history.lanes),
         top=top,
         height=top + shape.height * len(history.lanes),
     )
+
+
+def _place_answers(
+    lane: Lane, faults: Sequence[Note], placed: Sequence[Placed | None], us_per_inch: float, width: float
+) -> list[tuple[Note, Placed | None]]:
+    """Words for the answers to clients, if they are few and take no room from the faults."""
+    if len(lane.answers) > ANSWERS_SAID:
+        return []
+    both = sorted([*faults, *lane.answers], key=lambda note: note.at_us)
+    words = [(note.at_us / us_per_inch, *_wordings(note)) for note in both]
+    together = list(zip(both, _place(words, width, 1), strict=True))
+    kept = [label for note, label in together if note in faults]
+    return [each for each in together if each[0] in lane.answers] if kept == list(placed) else []
 
 
 def _crashes(lane: Lane, told: Sequence[Note], us_per_inch: float) -> list[Note]:
