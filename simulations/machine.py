@@ -676,6 +676,8 @@ class Machine:
                 peer = self.gossip.peers.sessions[address].peer
                 if peer is not None:
                     self._meet(peer.replica)
+                if address in self.exchanged_at:
+                    self.exchanged_at[address] = self.now()
                 if (told := self._told.pop(address, None)) is not None:
                     self.world.checks.exchanged(self, address, *told)
                 self.world.checks.talked(self, address)
@@ -727,6 +729,8 @@ class Machine:
                     if call.kind is Kind.EXCHANGE and value is not None:
                         self._told[peer] = value.body, call.protocol
                         self.exchanged_at[peer] = self.now()
+                    elif call.kind is Kind.SNAPSHOT:
+                        self._told.pop(peer, None)  # with which it says anew where it stands
                 # An older version is asked in another one; who asks in vain for more of a snapshot, or says
                 # that it is done with it, may have had what it wanted.
                 elif not isinstance(error, UnknownProtocol) and call.kind is not Kind.SNAPSHOT:

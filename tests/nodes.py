@@ -23,6 +23,7 @@ import aiohttp
 from crdtmail import daemon
 from crdtmail.client import Client
 from crdtmail.config import Config
+from crdtmail.crdt.clock import Clock
 from crdtmail.demo import Link
 from crdtmail.gossip.session import Timing
 from crdtmail.node import Node
@@ -79,6 +80,11 @@ class Running:
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def state(self) -> tuple[Clock, int]:
+        """What it holds, however much of its log is pruned."""
+        return self.node.head.clock, self.node.head.digest
 
     async def ask(
         self,

@@ -549,10 +549,10 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, b
         async with single(tmp_path_factory.mktemp("node")) as it:
             await prepared(it, "m1")
             for method, path, body, _, _ in REFUSED:
-                before = it.node.head
+                before = it.state
                 data = None if body is None else json.dumps(body).encode()
                 answer = await it.ask(method, path, data=data)
-                answers.append((answer.status, answer.problem, it.node.head == before))
+                answers.append((answer.status, answer.problem, it.state == before))
 
     run(test())
     return answers
@@ -751,11 +751,11 @@ def test_what_is_over_a_limit_is_refused_whole(tmp_path: Path) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it, "m1")
-            before = it.node.head
+            before = it.state
             for method, path, data, problem in requests:
                 answer = await it.ask(method, path, data=io.BytesIO(data))
                 assert (answer.status, answer.problem) == (413, problem)
-                assert it.node.head == before
+                assert it.state == before
 
     run(test())
 
@@ -840,12 +840,12 @@ def test_scripts_are_put_listed_read_activated_and_deleted(tmp_path: Path) -> No
             assert (await it.ask("DELETE", f"{scripts}/zw%C3%B6lf%2F12")).status == 200
             assert (await it.ask("GET", f"{scripts}/zw%C3%B6lf%2F12")).problem == "not-found"
             too_long = {"content": "é" * (limits.MAX_SCRIPT // 2 + 1)}
-            before = it.node.head
+            before = it.state
             assert (await it.ask("PUT", f"{scripts}/main", too_long)).problem == "too-large"
             for bad in ({"content": 1}, {"isActive": None}, {"content": "\ud800"}, {"text": ""}):
                 answer = await it.ask("PUT", f"{scripts}/main", data=json.dumps(bad).encode())
                 assert (answer.status, answer.problem) == (400, "invalid-request"), bad
-            assert it.node.head == before
+            assert it.state == before
 
     run(test())
 

@@ -222,7 +222,7 @@ def test_a_gap_is_answered_with_the_clock_and_changes_nothing(tmp_path: Path) ->
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it)
-            before = it.node.head
+            before = it.state
             late = Delta(Dot(ReplicaId(255), 2), "alice", (Create(MailboxId(b"x" * 16)),))
             early = Delta(
                 Dot(ReplicaId(255), 1), "alice", (DirectoryUpdate(b"\0\0", Clock({ReplicaId(9): 1})),)
@@ -230,7 +230,7 @@ def test_a_gap_is_answered_with_the_clock_and_changes_nothing(tmp_path: Path) ->
             for delta in (late, early):
                 answer = await it.ask("POST", PUSH, data=encode_push([encode_delta(delta)]), headers=STRANGER)
                 assert answer.status == 409
-                assert it.node.head == before
+                assert it.state == before
 
     run(test())
 
@@ -239,7 +239,7 @@ def test_what_a_faulty_peer_sends_is_refused_and_counted_and_stops_nothing(tmp_p
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it)
-            before = it.node.head
+            before = it.state
             good = encode_delta(Delta(Dot(ReplicaId(255), 1), "alice", (Create(MailboxId(b"x" * 16)),)))
             own = encode_delta(Delta(Dot(it.node.replica.id, 99), "alice", (Create(MailboxId(b"x" * 16)),)))
             broken_update = encode_delta(
@@ -256,7 +256,7 @@ def test_what_a_faulty_peer_sends_is_refused_and_counted_and_stops_nothing(tmp_p
             for delta in bad:
                 answer = await it.ask("POST", PUSH, data=encode_push([delta]), headers=STRANGER)
                 assert (answer.status, answer.problem) == (400, "peer-error")
-                assert it.node.head == before
+                assert it.state == before
                 assert [box["name"] for box in (await it.ask("GET", ALICE)).body["mailboxes"]] == ["INBOX"]
             assert (await it.ask("GET", "/v1/status")).body["refusedFromPeers"] == len(bad)
             answer = await it.ask("POST", PUSH, data=encode_push([good, bad[0]]), headers=STRANGER)
@@ -350,7 +350,7 @@ def test_sound_gossip_with_a_flaw_is_refused_without_a_change(tmp_path: Path) ->
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it)
-            before = it.node.head
+            before = it.state
             flawed = [sound[PUSH][:n] for n in range(len(sound[PUSH]))]
             flawed += [sound[PUSH] + b"\0"]
             for n in range(len(sound[PUSH])):
@@ -361,14 +361,14 @@ def test_sound_gossip_with_a_flaw_is_refused_without_a_change(tmp_path: Path) ->
             for body in flawed:
                 answer = await it.ask("POST", PUSH, data=body, headers=STRANGER)
                 assert (answer.status, answer.problem) == (400, "peer-error"), body
-                assert it.node.head == before
+                assert it.state == before
             for n in range(len(sound[EXCHANGE])):
                 answer = await it.ask("POST", EXCHANGE, data=sound[EXCHANGE][:n], headers=STRANGER)
                 assert (answer.status, answer.problem) == (400, "peer-error")
             for headers in ({}, {SENDER: "ff"}, {SENDER: "00000000000000FF"}, {SENDER: "é" * 16}):
                 answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=headers)
                 assert (answer.status, answer.problem) == (400, "peer-error"), headers
-            assert it.node.head == before
+            assert it.state == before
             assert not it.node.gossip.peers.heard, "no stranger is remembered for what was refused"
             answer = await it.ask("POST", PUSH, data=sound[PUSH], headers=STRANGER)
             assert answer.status == 204
@@ -389,11 +389,11 @@ def test_whatever_bytes_a_peer_sends_are_refused_without_a_change(tmp_path: Path
     async def test() -> None:
         async with single(tmp_path) as it:
             await prepared(it)
-            before = it.node.head
+            before = it.state
             for body in bodies:
                 for where in (EXCHANGE, PUSH):
                     answer = await it.ask("POST", where, data=body, headers=STRANGER)
                     assert answer.status in (204, 400), (where, body)
-            assert it.node.head == before
+            assert it.state == before
 
     run(test())
