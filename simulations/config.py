@@ -16,9 +16,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """Nodes that are not there at the start; a `Start` brings them in."""
     topology: str = "mesh"
     """`mesh` (each calls all others), `chain`, `ring`, `star` (the first node is the hub), `hubs 3` (so many
-    first nodes call everybody, the others call just these), `random 4` (each calls so many others, or fewer, and
-    these call it; the names and their order decide), or `one way` (each node calls those after it, and learns of
-    the others only when it is called)."""
+    first nodes call everybody, the others call just these), `random 4` (each calls so many others, or fewer,
+    and these call it; the names and their order decide), or `one way` (each node calls those after it, and
+    learns of the others only when it is called)."""
 
     seconds: float = 20.0
     """How long clients work and things go wrong.  Then it is calm: all is healed, and all must agree."""
