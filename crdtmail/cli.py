@@ -179,8 +179,13 @@ def _import(options: argparse.Namespace) -> int:
 def _retire(options: argparse.Namespace) -> int:
     path = f"/v1/members/{quote(options.member, safe='')}/retire"
     answer = _client(options).request("POST", path, {"force": options.force})
-    retired = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
-    screen.out.print(f"retired {retired}; every node hears of it", markup=False)
+    members = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
+    said = (
+        f"retired already: {members}"
+        if answer["wasAlready"]
+        else f"retired {members}; every node hears of it"
+    )
+    screen.out.print(said, markup=False)
     return 0
 
 

@@ -218,6 +218,8 @@ def test_retiring_asks_before_it_hits_a_member_that_is_alive(node: NodeProcess, 
         replica = second.client().status()["replica"]
     forced = crdtmail("retire", "--force", "--node", node.address, "mx2")
     assert forced.stdout == f"retired mx2 ({replica}); every node hears of it\n"
+    again = crdtmail("retire", "--node", node.address, "mx2")
+    assert (again.returncode, again.stdout) == (0, f"retired already: mx2 ({replica})\n")
     assert f"mx2 ({replica}) is retired; last heard" in crdtmail("status", "--node", node.address).stdout
 
 
