@@ -183,7 +183,7 @@ def _retire(options: argparse.Namespace) -> int:
     said = (
         f"retired already: {members}"
         if answer["wasAlready"]
-        else f"retired {members}; every node hears of it"
+        else f"retired {members}; every node that knew it hears of it"
     )
     screen.out.print(said, markup=False)
     return 0
