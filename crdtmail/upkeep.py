@@ -101,7 +101,10 @@ def _check(options: argparse.Namespace) -> int:
     folder = _data(options)
     file, what = store_in(folder), f"the store in {folder}"
     try:
-        with holding(folder), disk_errors(what, "it must belong to the user that runs this"):
+        with (
+            holding(folder, only_to_read=not options.repair),
+            disk_errors(what, "it must belong to the user that runs this"),
+        ):
             apart(what, lambda: assure_pages(file))
             verdict = apart(what, lambda: _looked_at(file, only_file=options.repair))
         if options.repair and not verdict.problems:
