@@ -61,7 +61,7 @@ class Trouble:
     waits: str | None = None
     """What it waits for, where nobody is at fault and one of the two cannot take anything just now."""
     is_mistrust: bool = False
-    """The peer and this node do not know each other, by certificate or secret."""
+    """The peer and this node do not know each other, by certificate or secret, or are of two clusters."""
 
 
 class Node:

@@ -484,7 +484,7 @@ class Gossip:
     def _check_cluster(self, theirs: Position) -> None:
         if theirs.digest is not None and theirs.cluster != self.cluster:
             raise PeerError(
-                f"{theirs.name} belongs to cluster {theirs.cluster!r}, this node to {self.cluster!r}",
+                f"{theirs.name} belongs to {_called(theirs.cluster)}, {self.name} to {_called(self.cluster)}",
                 Refusal.ANOTHER_CLUSTER,
             )
 
@@ -542,6 +542,10 @@ class Gossip:
                 return  # what is here already is told all the same; the peer is remembered another time
             self.replica.members |= {position.replica}
             self._remembered_at[position.replica] = self._now()
+
+
+def _called(cluster: str) -> str:
+    return f"cluster {cluster!r}" if cluster else "no cluster"
 
 
 def _parse(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:
