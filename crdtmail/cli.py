@@ -27,6 +27,8 @@ from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 _PROGRESS_S = 0.2
+_ORDINARY, _ORDINARY_SHOWN_S = {"gap", "not-now", "filling", "too-slow"}, 60
+"""What sound peers are refused, too, now and then: it is no error, and shown only while it is new."""
 _NOTHING_COMPARED, _NO_ANSWER, _NOT_LET_IN = 2, 3, 5
 _EXIT = {
     Unreachable: _NO_ANSWER,
@@ -239,14 +241,8 @@ def _status(options: argparse.Namespace) -> int:
     for peer in status["peers"]:
         if peer["error"]:
             screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
-    for refusal in status["refusals"]:
-        who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
-        name = f" ({refusal['name']})" if refusal["name"] else ""
-        screen.out.print(
-            f"refused {refusal['count']:,} times ({refusal['reason']}) of {who}{name}, the last "
-            f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}",
-            markup=False,
-        )
+    for refusal in _refusals(status):
+        screen.out.print(refusal, markup=False)
     return 1 if status["alarms"] or lagging else 0
 
 
@@ -262,6 +258,20 @@ def _members_without_peer(status: dict[str, Any]) -> Iterator[str]:
         elif member["counts"] and member["replica"] not in addressed:
             kept = f"{member['heldBack']} changes are kept in the log for it"
             yield f"member {who} is no peer of this node, {is_sure}; {heard}, {kept}"
+
+
+def _refusals(status: dict[str, Any]) -> Iterator[str]:
+    """What was refused of whom."""
+    for refusal in status["refusals"]:
+        if refusal["reason"] in _ORDINARY and refusal["lastSeconds"] > _ORDINARY_SHOWN_S:
+            continue
+        who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
+        name = f" ({refusal['name']})" if refusal["name"] else ""
+        times = screen.counted(refusal["count"], "time")
+        yield (
+            f"refused {times} ({refusal['reason']}) of {who}{name}, the last "
+            f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}"
+        )
 
 
 def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from crdtmail import limits
+from crdtmail import cli, limits
 from crdtmail.security import tokens
 from crdtmail.security.tokens import Scope
 from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
@@ -443,3 +443,16 @@ def test_settings_come_from_a_file_and_flags_go_before_them(tmp_path: Path) -> N
     result = crdtmail("node", "--config", str(settings))
     assert result.returncode == 2
     assert "unknown setting 'colour'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "ago_s", "is_shown"),
+    [("gap", 59, True), ("filling", 61, False), ("too-slow", 3600, False), ("checksum", 3600, True)],
+)
+def test_what_befalls_sound_peers_too_is_shown_for_a_minute(
+    reason: str, ago_s: float, is_shown: bool
+) -> None:
+    refusal = {"peer": "00000000000000ff", "name": "mx2", "reason": reason, "count": 1, "last": "why"}
+    shown = list(cli._refusals({"refusals": [{**refusal, "lastSeconds": ago_s}]}))
+    said = f"refused 1 time ({reason}) of 00000000000000ff (mx2), the last {ago_s} s ago: why"
+    assert shown == ([said] if is_shown else [])
