@@ -71,6 +71,9 @@ def backup(data: Path, target: Path) -> Contents:
     store_in(data)
     with _writing(target):
         _assure_nothing_is_at(target)
+        if not target.parent.exists():
+            # Made here it would fill the root disk, where the one for backups is not mounted.
+            raise ConfigError(f"there is no folder {target.parent}: make it, or mount the disk that has it")
         with _beside(target) as made:
             contents = apart(f"the store in {data}", lambda: _copied(data, data_file(made)))
             _name(data_file(made) if target.suffix == ".mdb" else made, target)

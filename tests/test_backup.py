@@ -139,7 +139,16 @@ def test_a_backup_has_room_for_nothing_that_was_deleted(tmp_path: Path) -> None:
     assert data_file(tmp_path / "copy").stat().st_size < data_file(tmp_path / "node").stat().st_size / 4
 
 
-@pytest.mark.parametrize("target", ["new", "new.mdb", "deep/er/new"])
+def test_a_backup_makes_no_folder_but_its_own(store: Path, tmp_path: Path) -> None:
+    """Where the disk for backups is not mounted, it would fill the one below."""
+    for target in ("backup/new", "backup/deep/er.mdb"):
+        result = crdtmail("backup", "--data", str(store), str(tmp_path / target))
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+        assert f"there is no folder {(tmp_path / target).parent}: make it, or mount the disk" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["node"]
+
+
+@pytest.mark.parametrize("target", ["new", "new.mdb"])
 def test_a_backup_never_overwrites_anything(store: Path, tmp_path: Path, target: str) -> None:
     for code in (0, 2):
         result = crdtmail("backup", "--data", str(store), str(tmp_path / target))
