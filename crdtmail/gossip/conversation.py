@@ -136,6 +136,8 @@ class Gossip:
         """What was refused of peers, whoever called, and of others that are none."""
         self.renewed = 0
         """How often this node has taken another id, because the old one was no longer its own."""
+        self.was_retired = False
+        """Whether the last time it was because an operator had retired it, and for no other reason."""
         self._now = now
         self.protocol = protocol
         self.cluster = cluster
@@ -497,6 +499,7 @@ class Gossip:
         if (yield from persist(lambda txn: self.replica.renew(txn, old, is_ambiguous=is_ambiguous))):
             self.peers.be(self.replica.id)
             self.renewed += 1
+            self.was_retired = not is_ambiguous
 
     def retire(self, replicas: Iterable[ReplicaId]) -> Steps[None]:
         """These replicas are gone for good; others hear of it with our position.  Raises Forbidden."""
