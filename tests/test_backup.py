@@ -536,6 +536,29 @@ def test_what_cannot_be_checked_is_told_apart(store: Path, tmp_path: Path) -> No
     assert "newer crdtmail" in result.stderr
 
 
+def test_a_backup_in_a_file_of_its_own_is_checked_and_not_repaired(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.mdb"
+    assert crdtmail("backup", "--data", str(store), str(file)).returncode == 0
+    result = crdtmail("check", "--data", str(file))
+    assert (result.returncode, result.stdout) == (0, f"{file}: nothing is wrong\n"), result.stderr
+    repaired = crdtmail("check", "--repair", "--data", str(file))
+    assert (repaired.returncode, "checked, and not repaired" in repaired.stderr) == (2, True)
+    with reading(file) as rows:
+        _, value = next(rows.scan(Table.MESSAGES, b""))
+    file.write_bytes(file.read_bytes().replace(value, value[:-1] + bytes([value[-1] ^ 1])))
+    wrong = crdtmail("check", "--data", str(file))
+    assert (wrong.returncode, "take another backup" in wrong.stdout) == (1, True), wrong.stdout
+    file.write_text("no store at all")
+    assert crdtmail("check", "--data", str(file)).returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"node", "one.mdb"}
+
+
+def test_the_file_of_a_node_that_runs_is_not_taken_for_a_backup(tmp_path: Path) -> None:
+    with node_process(tmp_path / "node"):
+        refused = crdtmail("check", "--data", str(tmp_path / "node" / "data.mdb"))
+        assert (refused.returncode, "in use by another" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("how", ["another file", "cut off", "a damaged key"])
 def test_a_file_that_is_damaged_itself_is_wrong_and_not_repaired(
     store: Path, tmp_path: Path, how: str
