@@ -182,7 +182,7 @@ def _assure_that_others_have_its_changes(data: Path, backed_up: Clock) -> None:
     if not only_here:
         return
     how = (
-        "start the node, wait until `crdtmail status` says that its peers are behind by 0 deltas, stop it, "
+        "start the node, wait until `crdtmail status` says that its peers lack 0 deltas, stop it, "
         "and restore then"
         if has_peers
         else "no peer was ever heard of, so make a backup of it first"

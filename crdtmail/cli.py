@@ -207,9 +207,10 @@ def _status(options: argparse.Namespace) -> int:
     if options.progress:
         _show_progress(client)
     status = client.status()
+    deltas = screen.counted(status["log"]["deltas"], "delta")
     screen.out.print(
         f"{status['name']} (replica {status['replica']}), crdtmail {status['version']}\n"
-        f"digest {status['digest']}, log {status['log']['deltas']} deltas, {status['log']['bytes']:,} bytes\n"
+        f"digest {status['digest']}, log {deltas}, {status['log']['bytes']:,} bytes\n"
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
@@ -224,14 +225,14 @@ def _status(options: argparse.Namespace) -> int:
     lagging = [] if options.max_lag is None else list(_lagging(status, options.max_lag))
     for late in lagging:
         screen.out.print(f"LATE: {late}", markup=False, style="bold red")
-    table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")
+    table = screen.table("peer", "name", "state", ">it lacks", ">oldest waits", ">last heard")
     for peer in status["peers"]:
         lag = peer["lag"]
         table.add_row(
             peer["address"],
             peer["name"] or "?",
             _peer_state(peer),
-            "?" if lag is None else f"{lag['deltas']} deltas",
+            "?" if lag is None else screen.counted(lag["deltas"], "delta"),
             "?" if lag is None or lag["seconds"] is None else f"{lag['seconds']:.1f} s",
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
         )
@@ -256,7 +257,8 @@ def _members_without_peer(status: dict[str, Any]) -> Iterator[str]:
         if member["isRetired"]:
             yield f"{who} is retired; {heard}"
         elif member["counts"] and member["replica"] not in addressed:
-            kept = f"{member['heldBack']} changes are kept in the log for it"
+            held = member["heldBack"]
+            kept = f"{screen.counted(held, 'change')} {'is' if held == 1 else 'are'} kept in the log for it"
             yield f"member {who} is no peer of this node, {is_sure}; {heard}, {kept}"
 
 
@@ -279,11 +281,13 @@ def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:
     for peer in status["peers"]:
         lag, who = peer["lag"], peer["name"] or peer["address"]
         if lag is None:
-            yield f"how far {who} is behind is not known: it was never reached"
-        elif lag["seconds"] is None:
-            yield f"{who} is behind by {lag['deltas']} deltas, and longer than the log reaches back"
+            yield f"what {who} lacks is not known: it was never reached"
+            continue
+        lacks = f"{who} lacks {screen.counted(lag['deltas'], 'delta')}"
+        if lag["seconds"] is None:
+            yield f"{lacks}, and for longer than the log reaches back"
         elif lag["seconds"] > most_s:
-            yield f"{who} is behind by {lag['deltas']} deltas for {lag['seconds']:.0f} s"
+            yield f"{lacks} for {lag['seconds']:.0f} s"
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -69,7 +69,7 @@ def wait_for_clock(gossip: Gossip, clock: Clock, timeout_s: float) -> Steps[None
     """Until everything that `clock` covers is applied here.  Raises NotYet after `timeout_s`."""
     if not (yield from wait(lambda: gossip.head.clock.includes(clock), timeout_s)):
         lacking = clock.count_missing_from(gossip.head.clock)
-        raise NotYet(f"{lacking} changes that the token covers have not arrived here")
+        raise NotYet(f"{lacking} change(s) that the token covers have not arrived here")
 
 
 def wait_for_replicas(gossip: Gossip, dot: Dot, count: int, timeout_s: float) -> Steps[int]:
