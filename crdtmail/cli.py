@@ -214,6 +214,10 @@ def _status(options: argparse.Namespace) -> int:
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
+    if (disk := status["disk"]) is not None:
+        screen.out.print(
+            f"store {disk['storeBytes']:,} bytes, {disk['freeBytes']:,} bytes are free on its disk"
+        )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm['text']}", markup=False, style="bold red")
     if (filling := status["filling"]) is not None:

@@ -166,6 +166,7 @@ def test_a_member_that_is_no_peer_is_not_said_to_agree(tmp_path: Path) -> None:
         assert both.returncode == 3
         assert third.process.poll() is None
         shown = crdtmail("--node", second.address, "status")
+        assert re.search(r"^store [\d,]+ bytes, [\d,]+ bytes are free on its disk$", shown.stdout, re.M)
         assert re.search(r"peer .* name .* state .* it lacks .* oldest waits", shown.stdout), shown.stdout
         assert "1 deltas" not in shown.stdout
         shown = crdtmail("--node", first.address, "status")

@@ -13,7 +13,7 @@ import pytest
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.message import MessageId
 from crdtmail.errors import Overloaded, StoreFull
-from crdtmail.limits import MAX_READERS
+from crdtmail.limits import LEAST_FREE, MAX_READERS
 from crdtmail.replica import IncomingMessage, Replica
 from crdtmail.store.interface import Store, Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
@@ -189,6 +189,13 @@ def test_a_node_on_a_full_disk_reads_on_and_writes_again_when_there_is_room(disk
             assert 'crdtmail_alarms{kind="store-full"} 1.0' in figures
             assert 'crdtmail_writes_total{result="store-full"} 3.0' in figures
             assert status["disk"]["freeBytes"] < status["disk"]["storeBytes"]
+            for room in (0, LEAST_FREE - 4 * KIB):
+                it.node._writer._is_full = False  # as after a write that found room in the file
+                assert disk.room() == room
+                (alarm,) = (await it.ask("GET", "/v1/status")).body["alarms"]
+                assert (alarm["kind"], f": {room:,} bytes are free" in alarm["text"]) == ("store-full", True)
+                disk.empty()
+                disk.fill(LEAST_FREE - 4 * KIB)
             disk.empty()
             assert (await add(it, "after")).status == 201
             assert await shown(it) == {"before", "after"}

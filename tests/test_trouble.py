@@ -134,7 +134,7 @@ def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothin
                 assert caplog.text.count("there is no room left for the store") == 1
                 disk.remount("size=64m")
                 await nodes.converged()
-                assert "there is room for the store again" in caplog.text
+                await until(lambda: "there is room for the store again" in caplog.text, "mx2 has room")
                 await until(lambda: says(one, "mx2", "failingSeconds", "None"), "mx2 takes again")
 
     run(test())
