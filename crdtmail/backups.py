@@ -71,6 +71,9 @@ def backup(data: Path, target: Path) -> Contents:
     store_in(data)
     with _writing(target):
         _assure_nothing_is_at(target)
+        if not target.parent.exists():
+            # Made here it would fill the root disk, where the one for backups is not mounted.
+            raise ConfigError(f"there is no folder {target.parent}: make it, or mount the disk that has it")
         with _beside(target) as made:
             contents = apart(f"the store in {data}", lambda: _copied(data, data_file(made)))
             _name(data_file(made) if target.suffix == ".mdb" else made, target)
@@ -179,7 +182,7 @@ def _assure_that_others_have_its_changes(data: Path, backed_up: Clock) -> None:
     if not only_here:
         return
     how = (
-        "start the node, wait until `crdtmail status` says that its peers are behind by 0 deltas, stop it, "
+        "start the node, wait until `crdtmail status` says that its peers lack 0 deltas, stop it, "
         "and restore then"
         if has_peers
         else "no peer was ever heard of, so make a backup of it first"

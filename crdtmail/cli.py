@@ -27,6 +27,8 @@ from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 _PROGRESS_S = 0.2
+_ORDINARY, _ORDINARY_SHOWN_S = {"gap", "not-now", "filling", "too-slow"}, 60
+"""What sound peers are refused, too, now and then: it is no error, and shown only while it is new."""
 _NOTHING_COMPARED, _NO_ANSWER, _NOT_LET_IN = 2, 3, 5
 _EXIT = {
     Unreachable: _NO_ANSWER,
@@ -179,8 +181,13 @@ def _import(options: argparse.Namespace) -> int:
 def _retire(options: argparse.Namespace) -> int:
     path = f"/v1/members/{quote(options.member, safe='')}/retire"
     answer = _client(options).request("POST", path, {"force": options.force})
-    retired = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
-    screen.out.print(f"retired {retired}; every node hears of it", markup=False)
+    members = ", ".join(f"{each['name']} ({each['replica']})" for each in answer["retired"])
+    said = (
+        f"retired already: {members}"
+        if answer["wasAlready"]
+        else f"retired {members}; every node that knew it hears of it"
+    )
+    screen.out.print(said, markup=False)
     return 0
 
 
@@ -200,12 +207,17 @@ def _status(options: argparse.Namespace) -> int:
     if options.progress:
         _show_progress(client)
     status = client.status()
+    deltas = screen.counted(status["log"]["deltas"], "delta")
     screen.out.print(
         f"{status['name']} (replica {status['replica']}), crdtmail {status['version']}\n"
-        f"digest {status['digest']}, log {status['log']['deltas']} deltas, {status['log']['bytes']:,} bytes\n"
+        f"digest {status['digest']}, log {deltas}, {status['log']['bytes']:,} bytes\n"
         "clock  " + ", ".join(f"{replica}: {seq}" for replica, seq in status["clock"].items()),
         markup=False,
     )
+    if (disk := status["disk"]) is not None:
+        screen.out.print(
+            f"store {disk['storeBytes']:,} bytes, {disk['freeBytes']:,} bytes are free on its disk"
+        )
     for alarm in status["alarms"]:
         screen.out.print(f"ALARM: {alarm['text']}", markup=False, style="bold red")
     if (filling := status["filling"]) is not None:
@@ -217,14 +229,14 @@ def _status(options: argparse.Namespace) -> int:
     lagging = [] if options.max_lag is None else list(_lagging(status, options.max_lag))
     for late in lagging:
         screen.out.print(f"LATE: {late}", markup=False, style="bold red")
-    table = screen.table("peer", "name", "state", ">behind by", ">oldest waits", ">last heard")
+    table = screen.table("peer", "name", "state", ">it lacks", ">oldest waits", ">last heard")
     for peer in status["peers"]:
         lag = peer["lag"]
         table.add_row(
             peer["address"],
             peer["name"] or "?",
             _peer_state(peer),
-            "?" if lag is None else f"{lag['deltas']} deltas",
+            "?" if lag is None else screen.counted(lag["deltas"], "delta"),
             "?" if lag is None or lag["seconds"] is None else f"{lag['seconds']:.1f} s",
             "never" if peer["lastHeardSeconds"] is None else f"{peer['lastHeardSeconds']:.1f} s ago",
         )
@@ -234,14 +246,8 @@ def _status(options: argparse.Namespace) -> int:
     for peer in status["peers"]:
         if peer["error"]:
             screen.out.print(f"{peer['address']}: {peer['error']}", markup=False)
-    for refusal in status["refusals"]:
-        who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
-        name = f" ({refusal['name']})" if refusal["name"] else ""
-        screen.out.print(
-            f"refused {refusal['count']:,} times ({refusal['reason']}) of {who}{name}, the last "
-            f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}",
-            markup=False,
-        )
+    for refusal in _refusals(status):
+        screen.out.print(refusal, markup=False)
     return 1 if status["alarms"] or lagging else 0
 
 
@@ -255,8 +261,23 @@ def _members_without_peer(status: dict[str, Any]) -> Iterator[str]:
         if member["isRetired"]:
             yield f"{who} is retired; {heard}"
         elif member["counts"] and member["replica"] not in addressed:
-            kept = f"{member['heldBack']} changes are kept in the log for it"
+            held = member["heldBack"]
+            kept = f"{screen.counted(held, 'change')} {'is' if held == 1 else 'are'} kept in the log for it"
             yield f"member {who} is no peer of this node, {is_sure}; {heard}, {kept}"
+
+
+def _refusals(status: dict[str, Any]) -> Iterator[str]:
+    """What was refused of whom."""
+    for refusal in status["refusals"]:
+        if refusal["reason"] in _ORDINARY and refusal["lastSeconds"] > _ORDINARY_SHOWN_S:
+            continue
+        who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
+        name = f" ({refusal['name']})" if refusal["name"] else ""
+        times = screen.counted(refusal["count"], "time")
+        yield (
+            f"refused {times} ({refusal['reason']}) of {who}{name}, the last "
+            f"{refusal['lastSeconds']:.0f} s ago: {refusal['last']}"
+        )
 
 
 def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:
@@ -264,11 +285,13 @@ def _lagging(status: dict[str, Any], most_s: float) -> Iterator[str]:
     for peer in status["peers"]:
         lag, who = peer["lag"], peer["name"] or peer["address"]
         if lag is None:
-            yield f"how far {who} is behind is not known: it was never reached"
-        elif lag["seconds"] is None:
-            yield f"{who} is behind by {lag['deltas']} deltas, and longer than the log reaches back"
+            yield f"what {who} lacks is not known: it was never reached"
+            continue
+        lacks = f"{who} lacks {screen.counted(lag['deltas'], 'delta')}"
+        if lag["seconds"] is None:
+            yield f"{lacks}, and for longer than the log reaches back"
         elif lag["seconds"] > most_s:
-            yield f"{who} is behind by {lag['deltas']} deltas for {lag['seconds']:.0f} s"
+            yield f"{lacks} for {lag['seconds']:.0f} s"
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ class Credentials:
         file = token_file or (Path(given) if given else None)
         token = environment.get("CRDTMAIL_TOKEN") or None
         if token_file is not None or token is None:
-            token = None if file is None else _token(read_private(file, "the token", MAX_SECRET_FILE), file)
+            token = None if file is None else _token(read_private(file, "the file", MAX_SECRET_FILE), file)
         else:
             token = _token(token.encode(errors="surrogateescape"), "$CRDTMAIL_TOKEN")
         trusted = environment.get("CRDTMAIL_CA")

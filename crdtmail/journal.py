@@ -29,11 +29,12 @@ class Journal:
         """Write down what has changed.  An operator has `asked` for the retirement of those."""
         gossip = self._gossip
         if gossip.replica.id != self._replica:
-            log.warning(
-                "new replica id %016x (was %016x): as a peer shows, the old one is not this store's own",
-                gossip.replica.id,
-                self._replica,
+            why = (
+                "the old one was retired by an operator, as a peer says"
+                if gossip.was_retired
+                else "as a peer shows, the old one is not this store's own"
             )
+            log.warning("new replica id %016x (was %016x): %s", gossip.replica.id, self._replica, why)
             self._replica = gossip.replica.id
         if new := gossip.retired - self._retired:
             for replica in sorted(new):

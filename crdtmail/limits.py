@@ -85,6 +85,10 @@ BATCH_BYTES: Final = 1 * MIB
 """A push or an answer stops gathering deltas at this size (one larger delta still goes alone): large
 enough to fill a long fat link for some milliseconds, small enough to be applied in one short commit."""
 
+LEAST_FREE: Final = BATCH_BYTES
+"""Where less is free on its disk a node may take a small write, and has no room for a batch from a peer: the
+alarm of a full disk does not end with the first write that fits."""
+
 MAX_GOSSIP_BODY: Final = MAX_DELTA + BATCH_BYTES + 64 * KIB
 """A batch that ends with one delta of the largest size."""
 

@@ -61,7 +61,7 @@ class Trouble:
     waits: str | None = None
     """What it waits for, where nobody is at fault and one of the two cannot take anything just now."""
     is_mistrust: bool = False
-    """The peer and this node do not know each other, by certificate or secret."""
+    """The peer and this node do not know each other, by certificate or secret, or are of two clusters."""
 
 
 class Node:
@@ -251,15 +251,17 @@ class Node:
         """Prune the log and give up old snapshots: to be done now and then."""
         await self.perform(self.gossip.keep_house(self.keep))
 
-    async def retire(self, member: str, *, force: bool) -> list[ReplicaId]:
-        """This member, a name or an id, is gone for good; the replicas that it was.
+    async def retire(self, member: str, *, force: bool) -> tuple[list[ReplicaId], bool]:
+        """This member, a name or an id, is gone for good; the replicas that it was, and whether any of them
+        was not retired already.
 
         Raises NotFound, Ambiguous, Forbidden, StillHeard.
         """
         found = service.whom_to_retire(self.gossip, member, self.now(), force=force)
+        is_new = not self.gossip.retired.issuperset(found)
         await self.perform(self.gossip.retire(found))
         self.journal.look(is_full=self.is_full, asked=found)
-        return found
+        return found, is_new
 
     def namesakes(self) -> dict[str, list[ReplicaId]]:
         """The names under which several nodes live, this one among them; to be asked now and then."""

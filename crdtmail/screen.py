@@ -69,6 +69,11 @@ def keyword(flag: str) -> str:
         ) from None
 
 
+def counted(number: int, what: str) -> str:
+    """So many of it, as people say it."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     made = _Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column in columns:

@@ -69,7 +69,7 @@ def wait_for_clock(gossip: Gossip, clock: Clock, timeout_s: float) -> Steps[None
     """Until everything that `clock` covers is applied here.  Raises NotYet after `timeout_s`."""
     if not (yield from wait(lambda: gossip.head.clock.includes(clock), timeout_s)):
         lacking = clock.count_missing_from(gossip.head.clock)
-        raise NotYet(f"{lacking} changes that the token covers have not arrived here")
+        raise NotYet(f"{lacking} change(s) that the token covers have not arrived here")
 
 
 def wait_for_replicas(gossip: Gossip, dot: Dot, count: int, timeout_s: float) -> Steps[int]:
@@ -81,30 +81,34 @@ def wait_for_replicas(gossip: Gossip, dot: Dot, count: int, timeout_s: float) ->
 def whom_to_retire(gossip: Gossip, member: str, now: float, *, force: bool) -> list[ReplicaId]:
     """The replicas that an operator means who calls `member`, a name or an id, gone for good.
 
+    A name means the server that bears it now, and what it was before: each new folder gave it another id.
+    Those that are retired already are meant only if there are no others.
     Raises NotFound, Ambiguous, Forbidden for the node itself, StillHeard unless it is forced.
     """
     own, heard = gossip.replica.id, gossip.peers.heard
-    found = [r for r, it in heard.items() if r != own and member in (it.name, f"{r:016x}")]
+    found = {r: now - it.at for r, it in heard.items() if r != own and member in (it.name, f"{r:016x}")}
     if member in (gossip.name, f"{own:016x}"):
-        found.append(own)
+        found[own] = 0.0
     if not found:
         raise NotFound(f"no member is known as {member!r}")
-    left = [replica for replica in found if replica not in gossip.retired]
-    if len(left) > 1:
+    left = sorted(found.keys() - gossip.retired, key=lambda replica: found[replica])
+    alive = [replica for replica in left if found[replica] < ALIVE_S]
+    if len(alive) > 1:
         each = ", ".join(
-            f"{r:016x} ({'this node' if r == own else f'heard of {now - heard[r].at:.0f} s ago'})"
-            for r in sorted(left)
+            f"{r:016x} ({'this node' if r == own else f'heard of {found[r]:.0f} s ago'})" for r in left
         )
-        raise Ambiguous(f"{member} is the name of {len(left)} replicas; name one of them by its id: {each}")
-    for replica in left:
-        if replica == own:
-            raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
-        if now - heard[replica].at < ALIVE_S and not force:
-            raise StillHeard(
-                f"{heard[replica].name} ({replica:016x}) was heard of {now - heard[replica].at:.0f} s ago: "
-                "stop it first and wait a minute, or use force (--force) if you mean it"
-            )
-    return left or found
+        raise Ambiguous(
+            f"{len(alive)} replicas that were heard of within a minute are called {member}; "
+            f"name one of them by its id: {each}"
+        )
+    if own in left:
+        raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
+    if alive and not force:
+        raise StillHeard(
+            f"{heard[alive[0]].name} ({alive[0]:016x}) was heard of {found[alive[0]]:.0f} s ago: "
+            "stop it first and wait a minute, or use force (--force) if you mean it"
+        )
+    return left or sorted(found)
 
 
 def _mailbox(tables: Tables, account: Account, mailbox: MailboxId) -> Mailbox:

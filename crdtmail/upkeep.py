@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,7 @@ _UNREPAIRED = (
     "backup.  Keep the old folder."
 )
 _REPAIRABLE = "`crdtmail check --repair` puts right what can be."
+_NO_BACKUP = "It will not be restored: take another backup."
 _NO_TOKENS = (
     "There are no tokens in it, for a backup has none.  If clients show tokens, copy tokens.json (mode 0600) "
     "from the old folder or from another node, or make new ones with `crdtmail token create`, before you "
@@ -99,9 +101,17 @@ def _check(options: argparse.Namespace) -> int:
     from crdtmail.store.lmdb_store import assure_pages, disk_errors, holding, store_in
 
     folder = _data(options)
-    file, what = store_in(folder), f"the store in {folder}"
+    is_one_file = os.path.isfile(folder)
+    if is_one_file and folder.name == "data.mdb":  # a node may run on it, so it is the folder's
+        folder, is_one_file = folder.parent, False
+    if is_one_file and options.repair:
+        raise ConfigError(f"{folder} is a file, as a backup is one: it is checked, and not repaired")
+    file, what = (folder, str(folder)) if is_one_file else (store_in(folder), f"the store in {folder}")
     try:
-        with holding(folder), disk_errors(what, "it must belong to the user that runs this"):
+        with (
+            nullcontext() if is_one_file else holding(folder, only_to_read=not options.repair),
+            disk_errors(what, "it must belong to the user that runs this"),
+        ):
             apart(what, lambda: assure_pages(file))
             verdict = apart(what, lambda: _looked_at(file, only_file=options.repair))
         if options.repair and not verdict.problems:
@@ -112,7 +122,8 @@ def _check(options: argparse.Namespace) -> int:
     except StoreError as error:
         raise ConfigError(f"{what} cannot be checked: {error}") from error
     if verdict.problems:
-        screen.out.print(f"{verdict.problems} problem(s).  {verdict.advice}", markup=False)
+        advice = _NO_BACKUP if is_one_file else verdict.advice
+        screen.out.print(f"{verdict.problems} problem(s).  {advice}", markup=False)
         return 1
     screen.out.print(f"{folder}: nothing is wrong", markup=False)
     return 0

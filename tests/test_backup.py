@@ -139,7 +139,16 @@ def test_a_backup_has_room_for_nothing_that_was_deleted(tmp_path: Path) -> None:
     assert data_file(tmp_path / "copy").stat().st_size < data_file(tmp_path / "node").stat().st_size / 4
 
 
-@pytest.mark.parametrize("target", ["new", "new.mdb", "deep/er/new"])
+def test_a_backup_makes_no_folder_but_its_own(store: Path, tmp_path: Path) -> None:
+    """Where the disk for backups is not mounted, it would fill the one below."""
+    for target in ("backup/new", "backup/deep/er.mdb"):
+        result = crdtmail("backup", "--data", str(store), str(tmp_path / target))
+        assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+        assert f"there is no folder {(tmp_path / target).parent}: make it, or mount the disk" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["node"]
+
+
+@pytest.mark.parametrize("target", ["new", "new.mdb"])
 def test_a_backup_never_overwrites_anything(store: Path, tmp_path: Path, target: str) -> None:
     for code in (0, 2):
         result = crdtmail("backup", "--data", str(store), str(tmp_path / target))
@@ -525,6 +534,29 @@ def test_what_cannot_be_checked_is_told_apart(store: Path, tmp_path: Path) -> No
     result = crdtmail("check", "--data", str(store))
     assert result.returncode == 2
     assert "newer crdtmail" in result.stderr
+
+
+def test_a_backup_in_a_file_of_its_own_is_checked_and_not_repaired(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.mdb"
+    assert crdtmail("backup", "--data", str(store), str(file)).returncode == 0
+    result = crdtmail("check", "--data", str(file))
+    assert (result.returncode, result.stdout) == (0, f"{file}: nothing is wrong\n"), result.stderr
+    repaired = crdtmail("check", "--repair", "--data", str(file))
+    assert (repaired.returncode, "checked, and not repaired" in repaired.stderr) == (2, True)
+    with reading(file) as rows:
+        _, value = next(rows.scan(Table.MESSAGES, b""))
+    file.write_bytes(file.read_bytes().replace(value, value[:-1] + bytes([value[-1] ^ 1])))
+    wrong = crdtmail("check", "--data", str(file))
+    assert (wrong.returncode, "take another backup" in wrong.stdout) == (1, True), wrong.stdout
+    file.write_text("no store at all")
+    assert crdtmail("check", "--data", str(file)).returncode == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"node", "one.mdb"}
+
+
+def test_the_file_of_a_node_that_runs_is_not_taken_for_a_backup(tmp_path: Path) -> None:
+    with node_process(tmp_path / "node"):
+        refused = crdtmail("check", "--data", str(tmp_path / "node" / "data.mdb"))
+        assert (refused.returncode, "in use by another" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("how", ["another file", "cut off", "a damaged key"])

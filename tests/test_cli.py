@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from crdtmail import limits
+from crdtmail import cli, limits
 from crdtmail.security import tokens
 from crdtmail.security.tokens import Scope
 from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
@@ -164,6 +165,10 @@ def test_a_member_that_is_no_peer_is_not_said_to_agree(tmp_path: Path) -> None:
         assert "not compared: mx3 (no peer of mx2)" in both.stdout
         assert both.returncode == 3
         assert third.process.poll() is None
+        shown = crdtmail("--node", second.address, "status")
+        assert re.search(r"^store [\d,]+ bytes, [\d,]+ bytes are free on its disk$", shown.stdout, re.M)
+        assert re.search(r"peer .* name .* state .* it lacks .* oldest waits", shown.stdout), shown.stdout
+        assert "1 deltas" not in shown.stdout
         shown = crdtmail("--node", first.address, "status")
         assert "is no peer of this node, and learns of changes when it calls" in shown.stdout
 
@@ -205,7 +210,7 @@ def test_a_peer_that_is_late_is_told_to_who_asks_for_it(node: NodeProcess, tmp_p
         assert crdtmail("status", "--node", second.address).returncode == 0
         late = crdtmail("status", "--node", second.address, "--max-lag", "60")
         assert late.returncode == 1
-        assert "LATE: how far http://127.0.0.1:1 is behind is not known: it was never reached" in late.stdout
+        assert "LATE: what http://127.0.0.1:1 lacks is not known: it was never reached" in late.stdout
     assert crdtmail("status", "--node", node.address, "--max-lag", "60").returncode == 0
 
 
@@ -217,8 +222,29 @@ def test_retiring_asks_before_it_hits_a_member_that_is_alive(node: NodeProcess, 
         assert re.search(r"mx2 \([0-9a-f]{16}\) was heard of \d+ s ago: .*--force", refused.stderr)
         replica = second.client().status()["replica"]
     forced = crdtmail("retire", "--force", "--node", node.address, "mx2")
-    assert forced.stdout == f"retired mx2 ({replica}); every node hears of it\n"
+    assert forced.stdout == f"retired mx2 ({replica}); every node that knew it hears of it\n"
+    again = crdtmail("retire", "--node", node.address, "mx2")
+    assert (again.returncode, again.stdout) == (0, f"retired already: mx2 ({replica})\n")
     assert f"mx2 ({replica}) is retired; last heard" in crdtmail("status", "--node", node.address).stdout
+
+
+def test_one_is_no_more_than_one() -> None:
+    member = {"name": "mx2", "replica": "00000000000000ff", "lastHeardSeconds": 1, "isRetired": False}
+    peer: dict[str, Any] = {
+        "address": "http://mx3",
+        "name": None,
+        "replica": None,
+        "lag": {"deltas": 1, "seconds": 61.0},
+    }
+    status = {"peers": [peer], "members": [member | {"counts": True, "heldBack": 1}]}
+    assert list(cli._lagging(status, 60)) == ["http://mx3 lacks 1 delta for 61 s"]
+    peer["lag"] = {"deltas": 2, "seconds": None}
+    (said,) = cli._lagging(status, 60)
+    assert said == "http://mx3 lacks 2 deltas, and for longer than the log reaches back"
+    (said,) = cli._members_without_peer(status)
+    assert said.endswith(", 1 change is kept in the log for it")
+    status["members"] = [member | {"counts": True, "heldBack": 2}]
+    assert next(cli._members_without_peer(status)).endswith(", 2 changes are kept in the log for it")
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -441,3 +467,16 @@ def test_settings_come_from_a_file_and_flags_go_before_them(tmp_path: Path) -> N
     result = crdtmail("node", "--config", str(settings))
     assert result.returncode == 2
     assert "unknown setting 'colour'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "ago_s", "is_shown"),
+    [("gap", 59, True), ("filling", 61, False), ("too-slow", 3600, False), ("checksum", 3600, True)],
+)
+def test_what_befalls_sound_peers_too_is_shown_for_a_minute(
+    reason: str, ago_s: float, is_shown: bool
+) -> None:
+    refusal = {"peer": "00000000000000ff", "name": "mx2", "reason": reason, "count": 1, "last": "why"}
+    shown = list(cli._refusals({"refusals": [{**refusal, "lastSeconds": ago_s}]}))
+    said = f"refused 1 time ({reason}) of 00000000000000ff (mx2), the last {ago_s} s ago: why"
+    assert shown == ([said] if is_shown else [])

@@ -13,15 +13,16 @@ import pytest
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.crdt.message import MessageId
 from crdtmail.errors import Overloaded, StoreFull
-from crdtmail.limits import MAX_READERS
+from crdtmail.limits import LEAST_FREE, MAX_READERS
 from crdtmail.replica import IncomingMessage, Replica
 from crdtmail.store.interface import Store, Table, Transaction
 from crdtmail.store.lmdb_store import LmdbStore
 from crdtmail.store.tables import Tables
 from crdtmail.store.writer import Writer
 from simulations.recount import recount
-from tests.nodes import Answer, Running, cluster, run, single, until
+from tests.nodes import Answer, Running, cluster, node_process, run, single, until
 from tests.small_disk import KIB, SmallDisk, small_disk
+from tests.test_cli import crdtmail
 
 ALICE = "alice@example.org"
 BOXES = f"/v1/accounts/{ALICE}/mailboxes"
@@ -188,6 +189,13 @@ def test_a_node_on_a_full_disk_reads_on_and_writes_again_when_there_is_room(disk
             assert 'crdtmail_alarms{kind="store-full"} 1.0' in figures
             assert 'crdtmail_writes_total{result="store-full"} 3.0' in figures
             assert status["disk"]["freeBytes"] < status["disk"]["storeBytes"]
+            for room in (0, LEAST_FREE - 4 * KIB):
+                it.node._writer._is_full = False  # as after a write that found room in the file
+                assert disk.room() == room
+                (alarm,) = (await it.ask("GET", "/v1/status")).body["alarms"]
+                assert (alarm["kind"], f": {room:,} bytes are free" in alarm["text"]) == ("store-full", True)
+                disk.empty()
+                disk.fill(LEAST_FREE - 4 * KIB)
             disk.empty()
             assert (await add(it, "after")).status == 201
             assert await shown(it) == {"before", "after"}
@@ -292,6 +300,39 @@ def test_a_read_only_folder_is_called_so(disk: SmallDisk, store: LmdbStore) -> N
     disk.remount("ro")
     assert_says(start(disk.folder / "node"), 2, "Read-only file system", "mount its file system for writing")
     assert_says(start(disk.folder / "new"), 2, "Read-only file system")
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_a_store_on_a_read_only_file_system_is_checked_and_not_repaired(
+    disk: SmallDisk, store: LmdbStore, has_lock: bool
+) -> None:
+    """As an error of the disk leaves it."""
+    Replica.open(store, lambda: ReplicaId(1), lambda: 0)
+    store.close()
+    folder = disk.folder / "node"
+    if not has_lock:
+        (folder / "lock").unlink()
+    disk.remount("ro")
+    result = crdtmail("check", "--data", str(folder))
+    assert (result.returncode, result.stdout) == (0, f"{folder}: nothing is wrong\n"), result.stderr
+    repaired = crdtmail("check", "--repair", "--data", str(folder))
+    assert repaired.returncode == 2
+    assert "mount its file system for writing" in repaired.stderr
+
+
+def test_what_a_node_holds_is_not_checked_on_a_read_only_file_system_either(tmp_path: Path) -> None:
+    with node_process(tmp_path / "node"):
+        seen = tmp_path / "seen"
+        seen.mkdir()
+        mounted = subprocess.run(["mount", "--bind", "-o", "ro", tmp_path / "node", seen], check=False)
+        if mounted.returncode != 0:
+            pytest.skip("nothing can be mounted here")
+        try:
+            refused = crdtmail("check", "--data", str(seen))
+        finally:
+            subprocess.run(["umount", "-l", seen], check=True)
+    assert refused.returncode == 2
+    assert "in use by another crdtmail process (pid" in refused.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -50,6 +50,21 @@ def test_a_node_whose_id_is_no_longer_its_own_says_that_it_takes_another(
     run(test())
 
 
+def test_a_node_that_was_retired_and_comes_back_says_why_it_takes_another_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            old = it.node.replica.id
+            told = encode_position(Position(ReplicaId(0xFF), "mx9", Clock(), 0, frozenset({old})))
+            assert (await it.ask("POST", EXCHANGE, data=told, headers=STRANGER)).status == 200
+            new = it.node.replica.id
+            said = f"new replica id {new:016x} (was {old:016x}): the old one was retired by an operator"
+            assert said in caplog.text
+
+    run(test())
+
+
 def test_a_member_that_was_retired_elsewhere_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

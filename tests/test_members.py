@@ -87,10 +87,11 @@ def test_a_member_that_is_alive_is_retired_by_force_alone(
             assert "mx2 (0000000000008e09) was heard of 2 s ago" in refused.body["detail"]
             assert it.node.gossip.retired == frozenset()
             forced = await it.ask("POST", "/v1/members/mx2/retire", {"force": True})
-            assert forced.body == {"retired": [{"replica": "0000000000008e09", "name": "mx2"}]}
+            who = [{"replica": "0000000000008e09", "name": "mx2"}]
+            assert forced.body == {"retired": who, "wasAlready": False}
             assert "mx2 (0000000000008e09) is retired by an operator, here" in caplog.text
             again = await it.ask("POST", "/v1/members/mx2/retire")
-            assert again.body == forced.body
+            assert (again.status, again.body) == (200, {"retired": who, "wasAlready": True})
             wrong = await it.ask("POST", "/v1/members/mx2/retire", {"force": 1})
             assert (wrong.status, wrong.problem) == (400, "invalid-request")
 
@@ -107,16 +108,49 @@ def test_a_member_that_is_silent_is_retired_without_force(tmp_path: Path) -> Non
     run(test())
 
 
-def test_a_name_of_two_replicas_is_no_name_of_one_to_retire(tmp_path: Path) -> None:
+def test_a_name_means_the_server_that_bears_it_with_all_that_it_was_before(tmp_path: Path) -> None:
+    retired, older, old, new = (ReplicaId(each) for each in (1, 2, 3, 4))
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            hear(it, retired, "mx2", ago_s=4000)
+            await it.node.retire(f"{retired:016x}", force=False)
+            hear(it, older, "mx2", ago_s=3000)
+            hear(it, old, "mx2", ago_s=2000)
+            hear(it, new, "mx2", ago_s=2)
+            hear(it, NEW, "mx3", ago_s=2000)
+            refused = await it.ask("POST", "/v1/members/mx2/retire")
+            assert (refused.status, refused.problem) == (409, "still-heard")
+            assert it.node.gossip.retired == {retired}
+            hear(it, new, "mx2", ago_s=ALIVE_S + 1)
+            answer = await it.ask("POST", "/v1/members/mx2/retire")
+            assert [each["replica"][-1] for each in answer.body["retired"]] == ["4", "3", "2"]
+            assert not answer.body["wasAlready"]
+            assert it.node.gossip.retired == {retired, older, old, new}
+
+    run(test())
+
+
+def test_a_replica_that_is_named_by_its_id_is_retired_alone(tmp_path: Path) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
             hear(it, OLD, "mx2", ago_s=1000)
             hear(it, NEW, "mx2", ago_s=1)
-            refused = await it.ask("POST", "/v1/members/mx2/retire", {"force": True})
-            assert (refused.status, refused.problem) == (409, "ambiguous")
-            assert "0000000000008e09 (heard of 1000 s ago)" in refused.body["detail"]
             assert (await it.ask("POST", "/v1/members/0000000000008e09/retire")).status == 200
             assert it.node.gossip.retired == {OLD}
+
+    run(test())
+
+
+def test_a_name_under_which_two_replicas_live_is_no_name_of_one_to_retire(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            hear(it, OLD, "mx2", ago_s=ALIVE_S - 20)
+            hear(it, NEW, "mx2", ago_s=1)
+            refused = await it.ask("POST", "/v1/members/mx2/retire", {"force": True})
+            assert (refused.status, refused.problem) == (409, "ambiguous")
+            assert "0000000000008e09 (heard of 40 s ago)" in refused.body["detail"]
+            assert it.node.gossip.retired == frozenset()
 
     run(test())
 

@@ -243,7 +243,9 @@ def test_the_token_that_the_command_prints_lets_the_commands_in(tmp_path: Path) 
             elsewhere = await asks("mailbox", "list", BOB, CRDTMAIL_TOKEN=text)
             assert (elsewhere.returncode, "not for this account" in elsewhere.stderr) == (1, True)
             kept.chmod(0o644)
-            assert (await asks("status", "--token-file", str(kept))).returncode == 2
+            readable = await asks("status", "--token-file", str(kept))
+            assert readable.returncode == 2
+            assert f"the file {kept} can be read or changed by others" in readable.stderr
 
     run(story())
 

@@ -134,7 +134,7 @@ def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothin
                 assert caplog.text.count("there is no room left for the store") == 1
                 disk.remount("size=64m")
                 await nodes.converged()
-                assert "there is room for the store again" in caplog.text
+                await until(lambda: "there is room for the store again" in caplog.text, "mx2 has room")
                 await until(lambda: says(one, "mx2", "failingSeconds", "None"), "mx2 takes again")
 
     run(test())
@@ -167,16 +167,18 @@ def test_a_node_that_reaches_no_peer_for_some_time_raises_an_alarm(
     run(test())
 
 
-@pytest.mark.parametrize("by", ["secret", "certificate"])
+@pytest.mark.parametrize("by", ["secret", "certificate", "cluster"])
 def test_peers_that_do_not_let_each_other_in_are_an_alarm_at_once(tmp_path: Path, by: str) -> None:
     def access(name: str) -> dict[str, Any]:
         if by == "secret":
             return {
                 "cluster_secret_file": secret_file(tmp_path / f"of {name}", f"the secret of {name} alone" * 2)
             }
+        if by == "cluster":
+            return {"cluster": "" if name == "mx1" else "example"}
         return {"tls": certified(tmp_path / f"ca of {name}", name)}
 
-    scheme = "http" if by == "secret" else "https"
+    scheme = "https" if by == "certificate" else "http"
 
     async def test() -> None:
         async with serving(tmp_path / "mx1", **access("mx1")) as (first, _):
@@ -187,6 +189,8 @@ def test_peers_that_do_not_let_each_other_in_are_an_alarm_at_once(tmp_path: Path
                 (said,) = (await status_module.node_status(node, second.listener))["alarms"]
                 assert said["kind"] == "mistrust"
                 assert said["text"].startswith(f"{address} and this node do not let each other in: ")
+                if by == "cluster":
+                    assert "mx2 belongs to cluster 'example', mx1 to no cluster" in said["text"]
 
     run(test())
 

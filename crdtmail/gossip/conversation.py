@@ -136,6 +136,8 @@ class Gossip:
         """What was refused of peers, whoever called, and of others that are none."""
         self.renewed = 0
         """How often this node has taken another id, because the old one was no longer its own."""
+        self.was_retired = False
+        """Whether the last time it was because an operator had retired it, and for no other reason."""
         self._now = now
         self.protocol = protocol
         self.cluster = cluster
@@ -484,7 +486,7 @@ class Gossip:
     def _check_cluster(self, theirs: Position) -> None:
         if theirs.digest is not None and theirs.cluster != self.cluster:
             raise PeerError(
-                f"{theirs.name} belongs to cluster {theirs.cluster!r}, this node to {self.cluster!r}",
+                f"{theirs.name} belongs to {_called(theirs.cluster)}, {self.name} to {_called(self.cluster)}",
                 Refusal.ANOTHER_CLUSTER,
             )
 
@@ -497,6 +499,7 @@ class Gossip:
         if (yield from persist(lambda txn: self.replica.renew(txn, old, is_ambiguous=is_ambiguous))):
             self.peers.be(self.replica.id)
             self.renewed += 1
+            self.was_retired = not is_ambiguous
 
     def retire(self, replicas: Iterable[ReplicaId]) -> Steps[None]:
         """These replicas are gone for good; others hear of it with our position.  Raises Forbidden."""
@@ -542,6 +545,10 @@ class Gossip:
                 return  # what is here already is told all the same; the peer is remembered another time
             self.replica.members |= {position.replica}
             self._remembered_at[position.replica] = self._now()
+
+
+def _called(cluster: str) -> str:
+    return f"cluster {cluster!r}" if cluster else "no cluster"
 
 
 def _parse(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:

@@ -382,10 +382,13 @@ def has_lock(folder: Path) -> bool:
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """No other process can use the folder as long as the block lasts.  Raises ConfigError if one does."""
+def holding(folder: Path, *, only_to_read: bool = False) -> Iterator[None]:
+    """No other process can use the folder as long as the block lasts.  Raises ConfigError if one does.
+
+    Only to read, it may lie on a read-only file system, as a disk error leaves it.
+    """
     with _folder_errors(folder):
-        lock = _lock(folder)
+        lock = _lock(folder, only_to_read=only_to_read)
     try:
         yield
     finally:
@@ -528,18 +531,31 @@ def _sync_folder(folder: Path) -> None:
     os.close(opened)
 
 
-def _lock(folder: Path) -> int:
-    """Hold the folder for this process.  The kernel lets go of it however the process ends."""
-    lock = _open_in(folder, _LOCK)
+def _lock(folder: Path, *, only_to_read: bool = False) -> int:
+    """Hold the folder for this process.  The kernel lets go of it however the process ends.
+
+    A node whose file system has become read-only still holds its own, and one may write there by another
+    mount; so it is locked there, too.
+    """
+    is_written = True
+    try:
+        lock = _open_in(folder, _LOCK)
+    except OSError as error:
+        if error.errno != errno.EROFS or not only_to_read:
+            raise
+        is_written = False
+        there = folder / _LOCK if has_lock(folder) else folder
+        lock = os.open(there, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.read(lock, 32).decode("ascii", "replace").strip()
+        owner = os.read(lock, 32).decode("ascii", "replace").strip() if has_lock(folder) else ""
         os.close(lock)
         raise ConfigError(
             f"the data folder {folder} is in use by another crdtmail process"
             + (f" ({owner})" if owner else "")
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"pid {os.getpid()}\n".encode(), 0)
+    if is_written:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"pid {os.getpid()}\n".encode(), 0)
     return lock

@@ -183,8 +183,8 @@ class _Talk:
                     return None
             if response.status == 409 or 200 <= response.status < 300:
                 return Reply(response.status, sender_of(response.headers), answer)
-            self._is_mistrusted = response.status == 401
             detail, reason = _told(answer)
+            self._is_mistrusted = response.status == 401 or reason == Refusal.ANOTHER_CLUSTER
             self._is_filling = reason == Refusal.FILLING
             refusal = UnknownProtocol if response.status == 404 else PeerError
             raise refusal(f"the peer answered {response.status}: {detail}", None)

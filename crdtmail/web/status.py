@@ -11,9 +11,9 @@ import crdtmail
 from crdtmail.crdt.clock import Clock
 from crdtmail.gossip.peers import Heard
 from crdtmail.gossip.session import Session
-from crdtmail.limits import ALONE_S, SILENT_S
+from crdtmail.limits import ALONE_S, LEAST_FREE, SILENT_S
 from crdtmail.node import Node
-from crdtmail.store.interface import Table
+from crdtmail.store.interface import Room, Table
 from crdtmail.store.tables import Tables
 from crdtmail.views import first_missing
 from crdtmail.web import documents
@@ -64,7 +64,7 @@ async def node_status(node: Node, listener: Listener) -> dict[str, Any]:
         "disk": None if disk is None else {"storeBytes": disk.taken, "freeBytes": disk.free},
         "connections": listener.connections,
         "writes": {"answered": node.written, "withoutRoom": node.not_written},
-        "alarms": [{"kind": kind.value, "text": text} for kind, text in _alarms(node)],
+        "alarms": [{"kind": kind.value, "text": text} for kind, text in _alarms(node, disk)],
         "refusedFromPeers": gossip.refusals.faults,
         "refusals": [
             {
@@ -104,12 +104,18 @@ def silence(node: Node, member: Heard) -> str:
     )
 
 
-def _alarms(node: Node) -> Iterator[tuple[Alarm, str]]:
+def _alarms(node: Node, disk: Room | None) -> Iterator[tuple[Alarm, str]]:
     if node.is_full:
         yield (
             Alarm.STORE_FULL,
             "there is no room left for this node's store: it takes no writes, and nothing from its peers. "
             "Make room on the disk of its data folder; it goes on by itself",
+        )
+    elif disk is not None and disk.free < LEAST_FREE:
+        yield (
+            Alarm.STORE_FULL,
+            "no room is left for more than a small write to this node's store: "
+            f"{disk.free:,} bytes are free. Make room on the disk of its data folder",
         )
     if node.damage is not None:
         yield (
