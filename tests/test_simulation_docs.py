@@ -30,7 +30,7 @@ def test_the_story_of_the_document_does_what_its_comments_say(tmp_path: Path) ->
     assert result.violation is None
     assert result.did_nothing == []
     told = [record.details[0] for record in result.trace if record.kind == "answer"]
-    assert told[:4] == ["created INBOX", "mail to INBOX", "+$seen", "expunged"]
+    assert told[:4] == ["created INBOX", "mail to INBOX", "+$seen -$flagged", "expunged"]
     assert {id: sorted(keywords) for _, _, _, id, keywords in result.shown} == {"bill": ["$seen"], "late": []}
 
 
