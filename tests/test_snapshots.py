@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmail import effects, staging, views
-from crdtmail.applying import Editor
+from crdtmail.applying import Editor, alive_digest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import MailboxId
 from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps
-from crdtmail.errors import Overloaded, PeerError
+from crdtmail.errors import Overloaded, PeerError, Refusal
 from crdtmail.gossip import filling, serving
 from crdtmail.gossip.snapshot import (
     AskAccounts,
@@ -30,13 +30,14 @@ from crdtmail.gossip.snapshot import (
     decode_details,
     decode_messages,
     decode_request,
+    encode_details,
     encode_request,
 )
 from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Attempt, Keep, Outcome
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import Lsn, Modseq, Tables, WritableTables, encode_instances
+from crdtmail.store.tables import Lsn, Modseq, Tables, WritableTables, encode_instances, mailbox_salt
 from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
@@ -508,6 +509,97 @@ def test_a_message_that_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(PeerError):
             decode_messages(bad)
+
+
+def lie_about_what_keeps_alive(liar: Master, box: MailboxId, alive: Clock) -> None:
+    """Say that only these additions keep a mailbox alive; every digest is right."""
+
+    def lie(txn: Transaction) -> None:
+        tables = WritableTables(txn)
+        record, head, salt = tables.mailbox(ACCOUNT, box), tables.head(), mailbox_salt(ACCOUNT, box)
+        assert record is not None
+        change = alive_digest(salt, record.alive) ^ alive_digest(salt, alive)
+        record.alive = alive
+        record.digest ^= change
+        head.digest ^= change
+        tables.put_mailbox(ACCOUNT, box, record)
+        tables.put_head(head)
+
+    liar.store.transact(lie)
+
+
+@pytest.mark.parametrize("is_deleted_here", [False, True])
+def test_a_mailbox_that_holds_a_message_which_does_not_keep_it_alive_is_refused(
+    is_deleted_here: bool,
+) -> None:
+    one, liar, box = pair()
+    if is_deleted_here:
+        box = one.create("Work")
+        liar.hear(one)
+        one.delete(box)
+    liar.add(box, "a")
+    lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(1): liar.record(box).alive[ReplicaId(1)]}))
+    with pytest.raises(PeerError, match="not kept alive") as refused:
+        fill(one, liar)
+    assert refused.value.reason is Refusal.IMPOSSIBLE
+    assert not one.clock[ReplicaId(2)]
+
+
+@pytest.mark.parametrize("tells_of_it", [True, False])
+def test_a_message_that_both_have_keeps_its_mailbox_alive(tells_of_it: bool) -> None:
+    """Nothing of it is sent, so nobody would look."""
+    one, liar = Master(1, knows=[2]), Master(2, knows=[1])
+    box = one.create("Work")
+    one.add(box, "a")
+    liar.hear(one)
+    source = source_of(liar)
+    if tells_of_it:
+        liar.add(box, *many(1))
+        lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(2): liar.clock[ReplicaId(2)]}))
+    else:
+        liar.create("News")
+        honest = source.answer
+
+        def answer(peer: ReplicaId, question: bytes) -> bytes:
+            found = honest(peer, question)
+            if not isinstance(decode_request(question), AskDetails):
+                return found
+            alive = Clock({ReplicaId(2): 1})
+            return encode_details(
+                [
+                    each._replace(
+                        mailboxes=tuple(it._replace(alive=alive, uid_next=9) for it in each.mailboxes)
+                    )
+                    for each in decode_details(found)
+                ]
+            )
+
+        source.answer = answer  # type: ignore[method-assign]
+    with pytest.raises(PeerError, match="not kept alive"):
+        take_over(one.store, one.replica, source)
+    one.delete(box)
+    one.recount()
+
+
+def test_what_was_staged_of_a_mailbox_that_is_said_to_live_by_something_else_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message came when it was covered, and need not come again: it is the same there."""
+    one, liar, three = Master(1, knows=[2]), Master(2, knows=[1]), Master(3)
+    box = one.create("Work")
+    liar.hear(one)
+    liar.add(box, "a")
+
+    def cut(*_: object, **__: object) -> bool:
+        raise PeerError("too late")
+
+    with monkeypatch.context() as patch, pytest.raises(PeerError, match="too late"):
+        patch.setattr(three.replica, "merge", cut)
+        fill(three, liar)
+    assert three.ask(Tables.has_staged)
+    lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(1): 1}))
+    with pytest.raises(PeerError, match="not kept alive"):
+        fill(three, liar)
 
 
 # Snapshots that are held --------------------------------------------------------------------------------
