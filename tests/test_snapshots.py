@@ -31,9 +31,10 @@ from crdtmail.gossip.snapshot import (
     decode_messages,
     decode_request,
     encode_details,
+    encode_messages,
     encode_request,
 )
-from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
+from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Attempt, Keep, Outcome
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
@@ -488,9 +489,21 @@ def test_no_question_ends_in_anything_but_an_answer_or_a_refusal(data: bytes) ->
         decode_request(data)
 
 
+@pytest.mark.parametrize("uid", [MAX_UID + 1, 2**63])
+def test_an_answer_that_stops_beyond_all_that_was_asked_is_refused(uid: int) -> None:
+    def stop(answer: bytes) -> bytes:
+        found = decode_messages(answer).found
+        return encode_messages([(place, [it[:3] for it in elements]) for place, elements in found], (0, uid))
+
+    two = Master(2)
+    with pytest.raises(PeerError, match="stops beyond") as refused:
+        take_over(two.store, two.replica, tampered(stop, at=4))
+    assert refused.value.reason is Refusal.NOT_ASKED
+    assert two.clock == Clock()
+
+
 def test_a_message_that_cannot_be_is_refused() -> None:
     good = Message((Instance((ReplicaId(1), 1), Uid(5), 10, 0, {"$seen": ((ReplicaId(1), 1),)}),))
-    from crdtmail.gossip.snapshot import encode_messages
 
     def encoded(uid: int, id: str, message: Message) -> bytes:
         return encode_messages([(0, [(Uid(uid), id, encode_instances(message))])], None)  # type: ignore[list-item]

@@ -351,6 +351,8 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
         place, uid = messages.rest
         if not (at[0] >= 0 and at[2] and (place, uid) > at[:2] and place < len(plan)):
             raise PeerError("a peer stops before it has answered anything", Refusal.NOT_ASKED)
+        if uid > plan[place][1][-1][1]:
+            raise PeerError("a peer stops beyond what it was asked for", Refusal.NOT_ASKED)
 
 
 def _check_alive(tables: Tables, box: Mailbox, wanted: Wanted, clock: Clock) -> None:
