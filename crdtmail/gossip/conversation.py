@@ -184,10 +184,10 @@ class Gossip:
         reply = yield from call(
             address, Kind.PUSH, encode_push([entry.delta for entry in entries]), session.protocol
         )
-        if reply.status == _GAP:
-            session.missed(self._now(), decode_clock(reply.body))
-            return
         sent = [entry.dot for entry in entries]
+        if reply.status == _GAP:
+            session.missed(self._now(), decode_clock(reply.body), sent)
+            return
         session.pushed(self._now(), reply.replica, sent)
         self.peers.hear_dots(self._now(), reply.replica, sent)
 
