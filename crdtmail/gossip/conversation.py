@@ -251,6 +251,9 @@ class Gossip:
         while reply.body:
             number, question = yield from _parse(decode_numbered, reply.body)
             request = yield from _parse(decode_request, question)
+            # One snapshot is all, and that is given up in time: so this comes to an end, whatever is asked.
+            if isinstance(request, Begin) and begun is not None:
+                raise PeerError("the peer begins a second snapshot in one offer", Refusal.NOT_ASKED)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
