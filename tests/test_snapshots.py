@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from crdtmail import effects, staging, views
 from crdtmail.applying import Editor, alive_digest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.delta import MailboxId
-from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId
+from crdtmail.crdt.delta import Add, Create, MailboxId
+from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId, NewMessage
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps
 from crdtmail.errors import Overloaded, PeerError, Refusal
@@ -23,6 +23,7 @@ from crdtmail.gossip import filling, serving
 from crdtmail.gossip.snapshot import (
     AskAccounts,
     AskDetails,
+    AskMessages,
     Begin,
     End,
     Messages,
@@ -739,6 +740,38 @@ def test_an_answer_that_is_full_where_a_mailbox_ends_is_taken(monkeypatch: pytes
         one.add(one.create(name), *many(7))
     fill(two, one)
     assert same(one, two)
+
+
+def test_what_lies_in_more_ranges_than_fit_one_question_is_asked_for_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """UIDs that lie far apart are one range each, and a question over the limit is refused each time."""
+    monkeypatch.setattr(filling, "MAX_RANGES_PER_QUESTION", 4)
+    one, two = Master(1), Master(3)
+    boxes = [MailboxId(bytes([n]) * 16) for n in range(3)]
+    seq = 0
+    for box in boxes:
+        seq += 1
+        for master in (one, two):
+            first = NewMessage(MessageId("m"), Uid(1), 1, 1, ())
+            master.receive_from(2, seq, Create(box), Add(box, (first,), Clock()))
+    for box, count in zip(boxes, (3, 9, 1), strict=True):
+        seq += 1
+        messages = [NewMessage(MessageId(f"m{n}"), Uid(256 * n), 1, 1, ()) for n in range(1, count + 1)]
+        one.receive_from(2, seq, Add(box, tuple(messages), Clock()))
+    source = source_of(one)
+    honest, ranges = source.answer, []
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        request = decode_request(question)
+        if isinstance(request, AskMessages):
+            ranges.append(sum(len(wanted) for _, _, wanted in request.wanted))
+        return honest(peer, question)
+
+    source.answer = answer  # type: ignore[method-assign]
+    take_over(two.store, two.replica, source)
+    assert same(one, two)
+    assert ranges == [4, 4, 4, 1]
 
 
 def test_what_is_left_of_a_snapshot_that_was_cleared_in_part_is_not_taken_for_what_is_there(

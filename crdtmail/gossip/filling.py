@@ -40,7 +40,7 @@ from crdtmail.gossip.snapshot import (
     encode_request,
     joined,
 )
-from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID, SNAPSHOT_S
+from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_RANGES_PER_QUESTION, MAX_UID, SNAPSHOT_S
 from crdtmail.replica import Attempt, Replica
 from crdtmail.staging import Wanted, check_staged, expect_mailbox, forget_blocks, stage
 from crdtmail.store.interface import Transaction
@@ -209,7 +209,8 @@ class _Comparison:
                 raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))
         plan = yield from persist(lambda txn: self._plan(txn, wanted, blocks))
-        yield from self._fetch(plan)
+        for part in _questions(plan):
+            yield from self._fetch(part)
         yield from persist(lambda txn: self._check(txn, wanted, blocks))
 
     def _plan(
@@ -272,6 +273,22 @@ class _Comparison:
                 raise PeerError(
                     "a peer's snapshot holds other messages than it announced", Refusal.IMPOSSIBLE
                 )
+
+
+def _questions(plan: Sequence[_Planned]) -> Iterator[list[_Planned]]:
+    """The plan in parts, none of which has more ranges than fit one question."""
+    part: list[_Planned] = []
+    room = MAX_RANGES_PER_QUESTION
+    for each, ranges in plan:
+        while ranges:
+            taken, ranges = ranges[:room], ranges[room:]
+            part.append((each, taken))
+            room -= len(taken)
+            if room == 0:
+                yield part
+                part, room = [], MAX_RANGES_PER_QUESTION
+    if part:
+        yield part
 
 
 def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transaction], int]:
