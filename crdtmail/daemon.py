@@ -74,6 +74,7 @@ _AT_START = {
     "name": ("name",),
     "data": ("data",),
     "listen": ("host", "port"),
+    "cluster": ("cluster",),
     "[gossip]": ("timing",),
     "[log]": ("keep",),
 }

@@ -10,6 +10,7 @@ import ssl
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -268,8 +269,9 @@ def test_a_file_that_can_have_no_such_name_is_a_configuration_that_cannot_be_use
 def test_what_takes_a_restart_is_said_and_not_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def story() -> None:
         async with serving(tmp_path / "mx1") as (service, _):
-            daemon.reload(service, config(tmp_path / "mx1"), lambda: config(tmp_path / "elsewhere"))
-            assert "changed, but taken at the next start only: name, data" in caplog.text
+            elsewhere = replace(config(tmp_path / "elsewhere"), cluster="prod")
+            daemon.reload(service, config(tmp_path / "mx1"), lambda: elsewhere)
+            assert "changed, but taken at the next start only: name, data, cluster" in caplog.text
 
     run(story())
 
