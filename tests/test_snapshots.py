@@ -742,6 +742,29 @@ def test_an_answer_that_is_full_where_a_mailbox_ends_is_taken(monkeypatch: pytes
     assert same(one, two)
 
 
+def test_an_answer_about_mailboxes_that_many_replicas_keep_alive_ends_in_time() -> None:
+    many_replicas = Clock({ReplicaId((1 << 63) + n): 1 << 62 for n in range(500)})
+    one = Master(1)
+    for account in ("a", "b", "c"):
+        for n in range(100):
+            name = f"box{n}"
+            box = one.do(lambda replica, txn, to=account, its=name: replica.create_mailbox(txn, to, its))  # type: ignore[misc]
+
+            def keep_alive(txn: Transaction, account: str = account, box: MailboxId = box) -> None:
+                tables = WritableTables(txn)
+                record = tables.mailbox(account, box)
+                assert record is not None
+                record.alive = many_replicas
+                tables.put_mailbox(account, box, record)
+
+            one.store.transact(keep_alive)
+    source = source_of(one)
+    snapshot = begin(source, 2)
+    question = encode_request(AskDetails(snapshot, (("a", 0), ("b", 0), ("c", 0))))
+    answer = source.answer(ReplicaId(2), question)
+    assert [each.account for each in decode_details(answer)] == ["a"]
+
+
 def test_what_lies_in_more_ranges_than_fit_one_question_is_asked_for_in_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -49,6 +49,7 @@ from crdtmail.limits import (
 from crdtmail.store.tables import Tables
 
 _ELEMENT = 24  # bytes of a message beside its id and its instances
+_MAILBOX, _ENTRY = 46, 18  # bytes of a mailbox, and of each entry of the clock that keeps it alive
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ def _details(tables: Tables, accounts: Sequence[tuple[Account, int]]) -> bytes:
             TheirMailbox(id, record.alive, record.digest, record.uid_next)
             for id, record in tables.mailboxes(account)
         )
-        size += len(document or b"") + 64 * len(boxes)
+        size += len(document or b"") + sum(_MAILBOX + _ENTRY * len(box.alive) for box in boxes)
         if found and size > BATCH_BYTES:
             break
         found.append(Details(account, clock, document, boxes))
