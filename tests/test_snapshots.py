@@ -916,6 +916,20 @@ def test_a_mailbox_that_is_deleted_here_while_it_is_compared_stays_deleted() -> 
     two.recount()
 
 
+def test_housekeeping_does_not_discard_what_has_just_begun_to_come() -> None:
+    """It has seen that nothing is being taken over, and comes to its turn when something is."""
+    one, two, box = pair()
+    two.add(box, *many(3))
+
+    def meanwhile(question: int) -> None:
+        if question == 5:
+            one.do(lambda replica, txn: replica.discard_staged(txn))
+
+    take_over(one.store, one.replica, source_of(two), meanwhile=meanwhile)
+    assert same(one, two)
+    assert len(one.read(box)) == 3
+
+
 def test_a_merge_that_was_given_up_merges_nothing() -> None:
     one, two, box = pair()
     one.add(box, "a")
