@@ -765,6 +765,21 @@ def test_an_answer_about_mailboxes_that_many_replicas_keep_alive_ends_in_time() 
     assert [each.account for each in decode_details(answer)] == ["a"]
 
 
+def test_more_messages_under_one_uid_than_fit_an_answer_are_told_of_when_they_have_been_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "MAX_GOSSIP_BODY", 84 * 1024)
+    monkeypatch.setattr(serving, "BATCH_BYTES", 10 * 1024)
+    one, two, box = Master(1), Master(3), MailboxId(b"x" * 16)
+    messages = tuple(NewMessage(MessageId(f"m{n}"), Uid(1), 1, 1, ()) for n in range(1000))
+    one.receive_from(2, 1, Create(box), Add(box, messages, Clock()))
+    with pytest.raises(PeerError, match=f"until mailbox {box.hex()} is read"):
+        fill(two, one)
+    one.read(box)
+    fill(two, one)
+    assert same(one, two)
+
+
 def test_what_lies_in_more_ranges_than_fit_one_question_is_asked_for_in_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

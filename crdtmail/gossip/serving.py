@@ -40,8 +40,10 @@ from crdtmail.gossip.snapshot import (
 )
 from crdtmail.limits import (
     BATCH_BYTES,
+    KIB,
     MAX_ACCOUNTS_PER_ANSWER,
     MAX_BLOCKS_PER_ANSWER,
+    MAX_GOSSIP_BODY,
     MAX_SNAPSHOTS,
     SNAPSHOT_IDLE_S,
     SNAPSHOT_S,
@@ -177,6 +179,11 @@ def _messages(tables: Tables, wanted: Sequence[tuple[Account, MailboxId, Sequenc
                 # Messages that share a UID travel together.
                 if size > BATCH_BYTES and (not elements or elements[-1][0] != uid):
                     return encode_messages([each for each in found if each[1]], (place, uid))
+                if size > MAX_GOSSIP_BODY - 64 * KIB:
+                    raise PeerError(
+                        f"too many messages share UID {uid}, until mailbox {mailbox.hex()} is read there",
+                        Refusal.NOT_NOW,
+                    )
                 elements.append(element)
                 size += len(id) + len(body) + _ELEMENT
     return encode_messages(found, None)
