@@ -132,6 +132,10 @@ will have changed, and the room may be needed."""
 SNAPSHOT_IDLE_S: Final = 30.0
 """A snapshot of which nobody has asked anything for so long is given up: whoever asked for it is gone."""
 
+MAX_RANGES_PER_QUESTION: Final = 100_000
+"""Ranges of UIDs in one question about a snapshot: at most 1.1 MB, which MAX_QUESTION has room for.  A node
+that lacks more, because UIDs lie far apart, asks several questions."""
+
 MAX_ACCOUNTS_PER_ANSWER: Final = 1000
 """Accounts in one answer about a snapshot: as many digests as are compared in some 0.1 s."""
 

@@ -250,8 +250,10 @@ class Replica:
         return True
 
     def discard_staged(self, txn: Transaction) -> None:
-        """What has come of another replica's snapshot is not going to be used any more."""
-        discard(WritableTables(txn))
+        """What has come of another replica's snapshot is not going to be used any more, unless somebody has
+        begun to compare meanwhile."""
+        if not self.is_filling:
+            discard(WritableTables(txn))
 
     def clear_garbage(self, txn: Transaction) -> bool:
         """Take away some of what is no longer needed of snapshots; whether anything is left."""

@@ -50,8 +50,13 @@ class Wanted(NamedTuple):
 
 
 def expect_mailbox(tables: WritableTables, comparison: int, wanted: Wanted) -> None:
-    """Take note of a mailbox that differs.  What an earlier comparison left of its messages is kept."""
-    staged = tables.staged_mailbox(wanted.account, wanted.mailbox) or Staged(tables.next_mailbox_number())
+    """Take note of a mailbox that differs.  What an earlier comparison left of its messages is kept, unless
+    they may now be more than what keeps the mailbox alive covers."""
+    staged = tables.staged_mailbox(wanted.account, wanted.mailbox)
+    if staged is not None and not wanted.alive.includes(staged.alive):
+        tables.put_garbage(staged.number)
+        staged = None
+    staged = staged or Staged(tables.next_mailbox_number())
     staged.comparison, staged.alive, staged.digest = comparison, wanted.alive, wanted.digest
     staged.blocks, staged.uid_next = wanted.blocks, max(staged.uid_next, wanted.uid_next)
     tables.put_staged(wanted.account, wanted.mailbox, staged)
@@ -77,7 +82,8 @@ def forget_blocks(
 def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements: Sequence[Element]) -> None:
     """Keep messages of a mailbox that is expected, in the order of their UIDs; all that share one at once.
 
-    Raises PeerError if one of them is there already, under another UID.
+    Raises PeerError if one of them is there already, under another UID, or if what keeps the mailbox alive
+    does not cover it: every addition does, or a mailbox could be gone while there are messages in it.
     """
     staged = tables.staged_mailbox(account, mailbox)
     assert staged is not None, "the mailbox is expected"
@@ -101,6 +107,8 @@ def stage(tables: WritableTables, account: Account, mailbox: MailboxId, elements
         staged.unread += message.is_unread
         for instance in message.instances:
             replica, seq = instance.dot
+            if staged.alive[replica] < seq:
+                raise PeerError("a mailbox is not kept alive by a message in it", Refusal.IMPOSSIBLE)
             if seq < lowest.get(replica, seq + 1):
                 lowest[replica] = seq
     staged.uid_next = max(staged.uid_next, last + 1)

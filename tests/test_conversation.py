@@ -17,10 +17,21 @@ from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, 
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.gossip.session import Timing
-from crdtmail.gossip.snapshot import AskDetails, encode_numbered, encode_request
+from crdtmail.gossip.snapshot import (
+    AskAccounts,
+    AskDetails,
+    Begin,
+    Begun,
+    decode_begun,
+    decode_numbered,
+    encode_numbered,
+    encode_request,
+)
+from crdtmail.limits import SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Outcome
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Lsn, PeerRecord, Tables
+from tests.filling import perform
 from tests.masters import ACCOUNT, Master, mail
 
 PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
@@ -215,3 +226,28 @@ def test_a_batch_that_takes_long_is_taken_in_several_commits_and_as_far_as_the_s
     assert decode_clock(talker.result.body) == talker.master.clock == Clock({ReplicaId(2): 5})
     talker.perform(talker.gossip.answer(Kind.PUSH, ReplicaId(2), encode_push(deltas[5:])))
     assert (talker.result.status, talker.master.clock) == (204, author.clock)
+
+
+@pytest.mark.parametrize("begins_again", [True, False])
+def test_an_offer_comes_to_its_end_whatever_the_peer_asks(begins_again: bool) -> None:
+    talker = Talker()
+    talker.write()
+    asked: list[float] = []
+
+    def ask(call: Call) -> Reply:
+        asked.append(talker.now)
+        talker.now += 20
+        if len(asked) == 1 or begins_again:
+            question = encode_request(Begin())
+        else:
+            if len(asked) == 2:
+                begun.append(decode_begun(decode_numbered(call.body)[1]))
+            question = encode_request(AskAccounts(begun[0].snapshot, ""))
+        assert len(asked) < 100, "it goes on for ever"
+        return Reply(200, PEER, encode_numbered(len(asked), question))
+
+    begun: list[Begun] = []
+    steps = talker.gossip._offer(ADDRESS, talker.gossip.peers.sessions[ADDRESS])
+    with pytest.raises(PeerError, match="a second snapshot" if begins_again else "not held any more"):
+        perform(steps, talker.master.store, ask)
+    assert len(asked) == 2 if begins_again else asked[-1] <= SNAPSHOT_S + 20

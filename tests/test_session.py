@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crdtmail import views
-from crdtmail.crdt.clock import Clock, ReplicaId
+from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.message import MessageId
 from crdtmail.gossip.messages import Position
-from crdtmail.gossip.session import Action, Exchange, Session, Timing
+from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
 from crdtmail.limits import BATCH_BYTES
 from crdtmail.replica import IncomingMessage, Outcome, Replica
 from crdtmail.store.memory_store import MemoryStore
@@ -127,10 +127,10 @@ class Network:
             return
         deltas = node.lacking(action.after, action.only)
         self.deltas[source, target] += len(deltas)
-        if not peer.receive(deltas):
-            session.missed(self.now, peer.position.clock)
-            return
         dots = [decode_delta(data).dot for data in deltas]
+        if not peer.receive(deltas):
+            session.missed(self.now, peer.position.clock, dots)
+            return
         if (back := peer.session_of(node.replica.id)) is not None:
             back.heard_push(self.now, dots)
         session.pushed(self.now, peer.replica.id, dots)
@@ -229,6 +229,40 @@ def test_a_peer_that_takes_nothing_is_not_pressed() -> None:
     network.run(60)
     assert sum(network.sent.values()) <= 200
     assert network.nodes[1].sessions[2].failing_since is not None
+
+
+@pytest.mark.parametrize("told", [[{7: 1}, {8: 1}], [{1: 1}, {1: 3}], [{7: n} for n in range(1, 1000)]])
+def test_a_peer_that_answers_every_push_with_another_clock_is_not_pressed(told: list[dict[int, int]]) -> None:
+    """It may be writing itself while it takes nothing; or it goes back, or makes its clocks up."""
+    ours = Clock({ReplicaId(1): 5})
+    session = Session(ReplicaId(1), TIMING, random.Random(0), peers=1, now=0.0)
+    position = Position(ReplicaId(1), "a", ours, 0)
+    now, pushes = 0.0, 0
+    while now < 10:
+        match session.next(now, ours):
+            case Exchange():
+                session.exchanged(now, position, Position(ReplicaId(2), "b", Clock(), 1), ours)
+            case Push(after):
+                clock = Clock({ReplicaId(r): seq for r, seq in told[pushes % len(told)].items()})
+                pushes += 1
+                session.missed(
+                    now, clock, [Dot(ReplicaId(1), seq) for seq in range(after[ReplicaId(1)] + 1, 6)]
+                )
+        now += 0.01
+    assert 2 <= pushes <= 40
+    assert session.failing_since is not None
+
+
+def test_a_peer_that_has_taken_some_of_a_push_gets_the_rest_at_once() -> None:
+    one, ours = ReplicaId(1), Clock({ReplicaId(1): 5})
+    session = Session(one, TIMING, random.Random(0), peers=1, now=0.0)
+    assert isinstance(session.next(0.0, ours), Exchange)
+    session.exchanged(0.0, Position(one, "a", ours, 0), Position(ReplicaId(2), "b", Clock(), 1), ours)
+    for has in range(5):
+        action = session.next(0.0, ours)
+        assert isinstance(action, Push)
+        session.missed(0.0, Clock({one: has}), [Dot(one, seq) for seq in range(action.after[one] + 1, 6)])
+    assert session.failing_since is None
 
 
 def test_equal_clocks_with_unequal_digests_are_noticed_and_unequal_clocks_are_not() -> None:

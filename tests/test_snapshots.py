@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdtmail import effects, staging, views
-from crdtmail.applying import Editor
+from crdtmail.applying import Editor, alive_digest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
-from crdtmail.crdt.delta import MailboxId
-from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId
+from crdtmail.crdt.delta import Add, Create, MailboxId
+from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId, NewMessage
 from crdtmail.crdt.uid import Uid
 from crdtmail.effects import Steps
-from crdtmail.errors import Overloaded, PeerError
+from crdtmail.errors import Overloaded, PeerError, Refusal
 from crdtmail.gossip import filling, serving
 from crdtmail.gossip.snapshot import (
     AskAccounts,
     AskDetails,
+    AskMessages,
     Begin,
     End,
     Messages,
@@ -30,13 +31,15 @@ from crdtmail.gossip.snapshot import (
     decode_details,
     decode_messages,
     decode_request,
+    encode_details,
+    encode_messages,
     encode_request,
 )
-from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
+from crdtmail.limits import MAX_REPLICAS, MAX_SNAPSHOTS, MAX_UID, MAX_UID_JUMP, SNAPSHOT_IDLE_S, SNAPSHOT_S
 from crdtmail.replica import KEEP_ALL, Attempt, Keep, Outcome
 from crdtmail.store.interface import Table, Transaction
 from crdtmail.store.memory_store import MemoryStore
-from crdtmail.store.tables import Lsn, Modseq, Tables, WritableTables, encode_instances
+from crdtmail.store.tables import Lsn, Modseq, Tables, WritableTables, encode_instances, mailbox_salt
 from simulations.commands import ExpungeDeleted, Move
 from simulations.permitted import agrees
 from simulations.recount import recount
@@ -536,9 +539,21 @@ def test_no_question_ends_in_anything_but_an_answer_or_a_refusal(data: bytes) ->
         decode_request(data)
 
 
+@pytest.mark.parametrize("uid", [MAX_UID + 1, 2**63])
+def test_an_answer_that_stops_beyond_all_that_was_asked_is_refused(uid: int) -> None:
+    def stop(answer: bytes) -> bytes:
+        found = decode_messages(answer).found
+        return encode_messages([(place, [it[:3] for it in elements]) for place, elements in found], (0, uid))
+
+    two = Master(2)
+    with pytest.raises(PeerError, match="stops beyond") as refused:
+        take_over(two.store, two.replica, tampered(stop, at=4))
+    assert refused.value.reason is Refusal.NOT_ASKED
+    assert two.clock == Clock()
+
+
 def test_a_message_that_cannot_be_is_refused() -> None:
     good = Message((Instance((ReplicaId(1), 1), Uid(5), 10, 0, {"$seen": ((ReplicaId(1), 1),)}),))
-    from crdtmail.gossip.snapshot import encode_messages
 
     def encoded(uid: int, id: str, message: Message) -> bytes:
         return encode_messages([(0, [(Uid(uid), id, encode_instances(message))])], None)  # type: ignore[list-item]
@@ -557,6 +572,97 @@ def test_a_message_that_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(PeerError):
             decode_messages(bad)
+
+
+def lie_about_what_keeps_alive(liar: Master, box: MailboxId, alive: Clock) -> None:
+    """Say that only these additions keep a mailbox alive; every digest is right."""
+
+    def lie(txn: Transaction) -> None:
+        tables = WritableTables(txn)
+        record, head, salt = tables.mailbox(ACCOUNT, box), tables.head(), mailbox_salt(ACCOUNT, box)
+        assert record is not None
+        change = alive_digest(salt, record.alive) ^ alive_digest(salt, alive)
+        record.alive = alive
+        record.digest ^= change
+        head.digest ^= change
+        tables.put_mailbox(ACCOUNT, box, record)
+        tables.put_head(head)
+
+    liar.store.transact(lie)
+
+
+@pytest.mark.parametrize("is_deleted_here", [False, True])
+def test_a_mailbox_that_holds_a_message_which_does_not_keep_it_alive_is_refused(
+    is_deleted_here: bool,
+) -> None:
+    one, liar, box = pair()
+    if is_deleted_here:
+        box = one.create("Work")
+        liar.hear(one)
+        one.delete(box)
+    liar.add(box, "a")
+    lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(1): liar.record(box).alive[ReplicaId(1)]}))
+    with pytest.raises(PeerError, match="not kept alive") as refused:
+        fill(one, liar)
+    assert refused.value.reason is Refusal.IMPOSSIBLE
+    assert not one.clock[ReplicaId(2)]
+
+
+@pytest.mark.parametrize("tells_of_it", [True, False])
+def test_a_message_that_both_have_keeps_its_mailbox_alive(tells_of_it: bool) -> None:
+    """Nothing of it is sent, so nobody would look."""
+    one, liar = Master(1, knows=[2]), Master(2, knows=[1])
+    box = one.create("Work")
+    one.add(box, "a")
+    liar.hear(one)
+    source = source_of(liar)
+    if tells_of_it:
+        liar.add(box, *many(1))
+        lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(2): liar.clock[ReplicaId(2)]}))
+    else:
+        liar.create("News")
+        honest = source.answer
+
+        def answer(peer: ReplicaId, question: bytes) -> bytes:
+            found = honest(peer, question)
+            if not isinstance(decode_request(question), AskDetails):
+                return found
+            alive = Clock({ReplicaId(2): 1})
+            return encode_details(
+                [
+                    each._replace(
+                        mailboxes=tuple(it._replace(alive=alive, uid_next=9) for it in each.mailboxes)
+                    )
+                    for each in decode_details(found)
+                ]
+            )
+
+        source.answer = answer  # type: ignore[method-assign]
+    with pytest.raises(PeerError, match="not kept alive"):
+        take_over(one.store, one.replica, source)
+    one.delete(box)
+    one.recount()
+
+
+def test_what_was_staged_of_a_mailbox_that_is_said_to_live_by_something_else_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The message came when it was covered, and need not come again: it is the same there."""
+    one, liar, three = Master(1, knows=[2]), Master(2, knows=[1]), Master(3)
+    box = one.create("Work")
+    liar.hear(one)
+    liar.add(box, "a")
+
+    def cut(*_: object, **__: object) -> bool:
+        raise PeerError("too late")
+
+    with monkeypatch.context() as patch, pytest.raises(PeerError, match="too late"):
+        patch.setattr(three.replica, "merge", cut)
+        fill(three, liar)
+    assert three.ask(Tables.has_staged)
+    lie_about_what_keeps_alive(liar, box, Clock({ReplicaId(1): 1}))
+    with pytest.raises(PeerError, match="not kept alive"):
+        fill(three, liar)
 
 
 # Snapshots that are held --------------------------------------------------------------------------------
@@ -685,6 +791,76 @@ def test_an_answer_that_is_full_where_a_mailbox_ends_is_taken(monkeypatch: pytes
     assert same(one, two)
 
 
+def test_an_answer_about_mailboxes_that_many_replicas_keep_alive_ends_in_time() -> None:
+    many_replicas = Clock({ReplicaId((1 << 63) + n): 1 << 62 for n in range(500)})
+    one = Master(1)
+    for account in ("a", "b", "c"):
+        for n in range(100):
+            name = f"box{n}"
+            box = one.do(lambda replica, txn, to=account, its=name: replica.create_mailbox(txn, to, its))  # type: ignore[misc]
+
+            def keep_alive(txn: Transaction, account: str = account, box: MailboxId = box) -> None:
+                tables = WritableTables(txn)
+                record = tables.mailbox(account, box)
+                assert record is not None
+                record.alive = many_replicas
+                tables.put_mailbox(account, box, record)
+
+            one.store.transact(keep_alive)
+    source = source_of(one)
+    snapshot = begin(source, 2)
+    question = encode_request(AskDetails(snapshot, (("a", 0), ("b", 0), ("c", 0))))
+    answer = source.answer(ReplicaId(2), question)
+    assert [each.account for each in decode_details(answer)] == ["a"]
+
+
+def test_more_messages_under_one_uid_than_fit_an_answer_are_told_of_when_they_have_been_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "MAX_GOSSIP_BODY", 84 * 1024)
+    monkeypatch.setattr(serving, "BATCH_BYTES", 10 * 1024)
+    one, two, box = Master(1), Master(3), MailboxId(b"x" * 16)
+    messages = tuple(NewMessage(MessageId(f"m{n}"), Uid(1), 1, 1, ()) for n in range(1000))
+    one.receive_from(2, 1, Create(box), Add(box, messages, Clock()))
+    with pytest.raises(PeerError, match=f"until mailbox {box.hex()} is read"):
+        fill(two, one)
+    one.read(box)
+    fill(two, one)
+    assert same(one, two)
+
+
+def test_what_lies_in_more_ranges_than_fit_one_question_is_asked_for_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """UIDs that lie far apart are one range each, and a question over the limit is refused each time."""
+    monkeypatch.setattr(filling, "MAX_RANGES_PER_QUESTION", 4)
+    one, two = Master(1), Master(3)
+    boxes = [MailboxId(bytes([n]) * 16) for n in range(3)]
+    seq = 0
+    for box in boxes:
+        seq += 1
+        for master in (one, two):
+            first = NewMessage(MessageId("m"), Uid(1), 1, 1, ())
+            master.receive_from(2, seq, Create(box), Add(box, (first,), Clock()))
+    for box, count in zip(boxes, (3, 9, 1), strict=True):
+        seq += 1
+        messages = [NewMessage(MessageId(f"m{n}"), Uid(256 * n), 1, 1, ()) for n in range(1, count + 1)]
+        one.receive_from(2, seq, Add(box, tuple(messages), Clock()))
+    source = source_of(one)
+    honest, ranges = source.answer, []
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        request = decode_request(question)
+        if isinstance(request, AskMessages):
+            ranges.append(sum(len(wanted) for _, _, wanted in request.wanted))
+        return honest(peer, question)
+
+    source.answer = answer  # type: ignore[method-assign]
+    take_over(two.store, two.replica, source)
+    assert same(one, two)
+    assert ranges == [4, 4, 4, 1]
+
+
 def test_what_is_left_of_a_snapshot_that_was_cleared_in_part_is_not_taken_for_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -802,6 +978,20 @@ def test_a_mailbox_that_is_deleted_here_while_it_is_compared_stays_deleted() -> 
     assert 4 in asked
     assert two.ask(lambda tables: tables.mailbox(ACCOUNT, mine)) is None
     two.recount()
+
+
+def test_housekeeping_does_not_discard_what_has_just_begun_to_come() -> None:
+    """It has seen that nothing is being taken over, and comes to its turn when something is."""
+    one, two, box = pair()
+    two.add(box, *many(3))
+
+    def meanwhile(question: int) -> None:
+        if question == 5:
+            one.do(lambda replica, txn: replica.discard_staged(txn))
+
+    take_over(one.store, one.replica, source_of(two), meanwhile=meanwhile)
+    assert same(one, two)
+    assert len(one.read(box)) == 3
 
 
 def test_a_merge_that_was_given_up_merges_nothing() -> None:

@@ -10,7 +10,9 @@ import pytest
 from aiohttp import web
 
 from crdtmail.gossip.filling import Filling
+from crdtmail.node import Node
 from crdtmail.store.interface import Table
+from crdtmail.web import housekeeping
 from crdtmail.web import status as status_module
 from crdtmail.web.gossip_server import SENDER
 from tests.nodes import MESH, Running, cluster, run, single, until
@@ -97,6 +99,41 @@ def test_what_a_peer_sends_meets_a_damaged_record_and_the_node_says_so(tmp_path:
             assert "this node's store is damaged" in await alarms(two)
 
     run(test())
+
+
+def test_a_bug_ends_neither_what_calls_a_peer_nor_what_keeps_house(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise AssertionError("a bug that nobody knows")
+
+    async def kept_house(node: Node) -> None:
+        done.append(node.name)
+        bug()
+
+    def critical() -> list[str]:
+        return [it.getMessage() for it in caplog.records if it.levelno == logging.CRITICAL]
+
+    done: list[str] = []
+    monkeypatch.setattr(housekeeping, "HOUSE_S", 0.05)
+    monkeypatch.setattr(Node, "keep_house", kept_house)
+
+    async def test() -> None:
+        async with cluster(tmp_path, PAIR) as nodes:
+            one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(one)
+            await nodes.converged()
+            with monkeypatch.context() as patch:
+                patch.setattr(one.node.gossip, "_check_cluster", bug)
+                await until(lambda: any("peer http" in text for text in critical()), "mx1 meets its bug")
+            await add(one, "m1")
+            await nodes.converged()
+            await until(lambda: done.count("mx2") > 1, "mx2 keeps house once more")
+            assert two.node.failure is None
+
+    run(test())
+    assert all("this node has a bug: a bug that nobody knows" in text for text in critical())
+    assert all(it.exc_info for it in caplog.records if it.levelno == logging.CRITICAL)
 
 
 def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothing(

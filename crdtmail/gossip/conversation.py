@@ -195,10 +195,10 @@ class Gossip:
         reply = yield from call(
             address, Kind.PUSH, encode_push([entry.delta for entry in entries]), session.protocol
         )
-        if reply.status == _GAP:
-            session.missed(self._now(), decode_clock(reply.body))
-            return
         sent = [entry.dot for entry in entries]
+        if reply.status == _GAP:
+            session.missed(self._now(), decode_clock(reply.body), sent)
+            return
         session.pushed(self._now(), reply.replica, sent)
         self.peers.hear_dots(self._now(), reply.replica, sent)
 
@@ -262,6 +262,9 @@ class Gossip:
         while reply.body:
             number, question = yield from _parse(decode_numbered, reply.body)
             request = yield from _parse(decode_request, question)
+            # One snapshot is all, and that is given up in time: so this comes to an end, whatever is asked.
+            if isinstance(request, Begin) and begun is not None:
+                raise PeerError("the peer begins a second snapshot in one offer", Refusal.NOT_ASKED)
             answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)

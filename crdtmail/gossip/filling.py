@@ -40,11 +40,11 @@ from crdtmail.gossip.snapshot import (
     encode_request,
     joined,
 )
-from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_UID, SNAPSHOT_S
+from crdtmail.limits import MAX_ACCOUNTS_PER_ANSWER, MAX_RANGES_PER_QUESTION, MAX_UID, SNAPSHOT_S
 from crdtmail.replica import Attempt, Replica
 from crdtmail.staging import Wanted, check_staged, expect_mailbox, forget_blocks, stage
 from crdtmail.store.interface import Transaction
-from crdtmail.store.tables import BLOCK, StagedDirectory, Tables, WritableTables
+from crdtmail.store.tables import BLOCK, Mailbox, StagedDirectory, Tables, WritableTables
 
 _ATTEMPTS = 5  # at a merge: a reader may make new UIDs meanwhile, once in each mailbox
 _MAILBOXES_AT_ONCE = 500
@@ -209,7 +209,8 @@ class _Comparison:
                 raise PeerError("the peer tells of no mailbox that it was asked about", Refusal.NOT_ASKED)
             blocks |= dict(zip(asked, found, strict=False))
         plan = yield from persist(lambda txn: self._plan(txn, wanted, blocks))
-        yield from self._fetch(plan)
+        for part in _questions(plan):
+            yield from self._fetch(part)
         yield from persist(lambda txn: self._check(txn, wanted, blocks))
 
     def _plan(
@@ -226,6 +227,8 @@ class _Comparison:
                 here = {known.block: known.digest for known in tables.ranges(box.number)}
                 differing = sorted(b for b in there.keys() | here.keys() if there.get(b) != here.get(b))
                 each = each._replace(blocks=differing)
+            if each.blocks is not None and box is not None:
+                _check_alive(tables, box, each, self._clock)
             expect_mailbox(tables, self._number, each)
             staged = tables.staged_mailbox(each.account, each.mailbox)
             assert staged is not None
@@ -270,6 +273,22 @@ class _Comparison:
                 raise PeerError(
                     "a peer's snapshot holds other messages than it announced", Refusal.IMPOSSIBLE
                 )
+
+
+def _questions(plan: Sequence[_Planned]) -> Iterator[list[_Planned]]:
+    """The plan in parts, none of which has more ranges than fit one question."""
+    part: list[_Planned] = []
+    room = MAX_RANGES_PER_QUESTION
+    for each, ranges in plan:
+        while ranges:
+            taken, ranges = ranges[:room], ranges[room:]
+            part.append((each, taken))
+            room -= len(taken)
+            if room == 0:
+                yield part
+                part, room = [], MAX_RANGES_PER_QUESTION
+    if part:
+        yield part
 
 
 def _keeping(plan: Sequence[_Planned], messages: Messages) -> Callable[[Transaction], int]:
@@ -349,6 +368,20 @@ def _check_answer(plan: Sequence[_Planned], messages: Messages, clock: Clock) ->
         place, uid = messages.rest
         if not (at[0] >= 0 and at[2] and (place, uid) > at[:2] and place < len(plan)):
             raise PeerError("a peer stops before it has answered anything", Refusal.NOT_ASKED)
+        if uid > plan[place][1][-1][1]:
+            raise PeerError("a peer stops beyond what it was asked for", Refusal.NOT_ASKED)
+
+
+def _check_alive(tables: Tables, box: Mailbox, wanted: Wanted, clock: Clock) -> None:
+    """Raises PeerError if the mailbox lost what keeps it alive, to a replica at `clock`, while it keeps
+    messages that this replica says to have, too."""
+    if all(wanted.alive[replica] >= seq or clock[replica] < seq for replica, seq in box.alive.items()):
+        return
+    differing = set(wanted.blocks or ())
+    for each in tables.ranges(box.number):
+        for _, _, stored in tables.block(box.number, each.block) if each.block not in differing else ():
+            if not all(wanted.alive.covers(instance.dot) for instance in stored.message.instances):
+                raise PeerError("a mailbox is not kept alive by a message in it", Refusal.IMPOSSIBLE)
 
 
 def _in_turn(items: Sequence[Wanted], size: int) -> Iterator[Sequence[Wanted]]:

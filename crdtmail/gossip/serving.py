@@ -40,8 +40,10 @@ from crdtmail.gossip.snapshot import (
 )
 from crdtmail.limits import (
     BATCH_BYTES,
+    KIB,
     MAX_ACCOUNTS_PER_ANSWER,
     MAX_BLOCKS_PER_ANSWER,
+    MAX_GOSSIP_BODY,
     MAX_SNAPSHOTS,
     SNAPSHOT_IDLE_S,
     SNAPSHOT_S,
@@ -49,6 +51,7 @@ from crdtmail.limits import (
 from crdtmail.store.tables import Tables
 
 _ELEMENT = 24  # bytes of a message beside its id and its instances
+_MAILBOX, _ENTRY = 46, 18  # bytes of a mailbox, and of each entry of the clock that keeps it alive
 
 
 @dataclass(slots=True)
@@ -141,7 +144,7 @@ def _details(tables: Tables, accounts: Sequence[tuple[Account, int]]) -> bytes:
             TheirMailbox(id, record.alive, record.digest, record.uid_next)
             for id, record in tables.mailboxes(account)
         )
-        size += len(document or b"") + 64 * len(boxes)
+        size += len(document or b"") + sum(_MAILBOX + _ENTRY * len(box.alive) for box in boxes)
         if found and size > BATCH_BYTES:
             break
         found.append(Details(account, clock, document, boxes))
@@ -176,6 +179,11 @@ def _messages(tables: Tables, wanted: Sequence[tuple[Account, MailboxId, Sequenc
                 # Messages that share a UID travel together.
                 if size > BATCH_BYTES and (not elements or elements[-1][0] != uid):
                     return encode_messages([each for each in found if each[1]], (place, uid))
+                if size > MAX_GOSSIP_BODY - 64 * KIB:
+                    raise PeerError(
+                        f"too many messages share UID {uid}, until mailbox {mailbox.hex()} is read there",
+                        Refusal.NOT_NOW,
+                    )
                 elements.append(element)
                 size += len(id) + len(body) + _ELEMENT
     return encode_messages(found, None)

@@ -70,6 +70,7 @@ class Session:
         self._unrelayed: tuple[Clock, float] | None = None
         self._relaying = False
         self._takes_nothing = False
+        self._told = Clock()
         self.protocol = PROTOCOL
         """The version of the protocol in which it has answered last."""
         self.peer: Position | None = None
@@ -144,11 +145,20 @@ class Session:
         """The replica `by`, which answers at this address, has merged a snapshot of ours at this clock."""
         self.pushed(now, by, clock.items())
 
-    def missed(self, now: float, clock: Clock) -> None:
-        """The peer found a gap in a push and told us its clock: go on from there with everything it lacks."""
-        if self._relaying and self.known.includes(clock):
-            self.failed(now, "the peer takes no changes just now: it may be taking over a snapshot")
-            return
+    def missed(self, now: float, clock: Clock, sent: Iterable[Dot]) -> None:
+        """The peer found a gap in a push of these and told us its clock: go on from there with everything it
+        lacks.
+
+        Where it was just sent that, there is no gap: it has to have taken some, and to keep what it had.
+        """
+        if self._relaying:
+            if not any(map(clock.covers, sent)):
+                self.failed(now, "the peer takes no changes just now: it may be taking over a snapshot")
+                return
+            if not clock.includes(self._told):
+                self.failed(now, "the peer lacks what it had a moment ago")
+                return
+        self._told = clock
         self._busy = None  # no success yet: a peer that never takes anything is tried ever more rarely
         self.heard_at = now
         self.known = clock
@@ -207,6 +217,7 @@ class Session:
     def _succeeded(self, now: float, *, has_all: bool = True) -> None:
         """A peer that answers, but took nothing when it was sent something, fails until it has it."""
         self._busy = None
+        self._told = Clock()
         self.heard_at = now
         self.failures = 0
         if has_all or not self._takes_nothing:

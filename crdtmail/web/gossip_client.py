@@ -97,7 +97,11 @@ class _Talk:
                     pass
                 continue
             filling = node.gossip.filling
-            await node.converse(steps, self._post)
+            try:
+                await node.converse(steps, self._post)
+            except Exception as error:
+                # A bug, and the session has backed off.  The next answer may be another one.
+                log.critical("peer %s: this node has a bug: %s", address, error, exc_info=error)
             if session.failing_since is None:
                 node.troubles.pop(address, None)
                 if is_named:

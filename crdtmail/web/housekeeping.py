@@ -22,6 +22,8 @@ async def keep_house(node: Node) -> None:
             await node.keep_house()
         except (StoreError, RequestError) as error:
             log.warning("housekeeping is put off: %s", error)
+        except Exception as error:  # a bug; the rest goes on, and it may do better next time
+            log.critical("housekeeping: this node has a bug: %s", error, exc_info=error)
         told = tell_of_silence(node, told)
         alike = set(twins(node))
         for text in sorted(alike - named):
