@@ -37,6 +37,7 @@ from crdtmail.errors import (
     AlreadyExists,
     Forbidden,
     NotFound,
+    Overloaded,
     PeerError,
     Refusal,
     RequestError,
@@ -146,6 +147,8 @@ class Replica:
         self._touched: set[Account] = set()
         self._filling: Attempt | None = None
         self._has_renewed = False
+        self._given_up: set[ReplicaId] = set()
+        """Ids that were to be left, whether or not another one could be written down."""
         self._renumbered: set[tuple[Account, MailboxId]] = set()
         self._new_id = new_id
         self.time_ms = time_ms
@@ -267,9 +270,11 @@ class Replica:
         It is ambiguous if others may know other deltas under it than we do: from the last one on that any
         peer was known to have.
         """
+        tables = WritableTables(txn)
+        self._be_who_the_store_says(tables)
         if self.id != old:  # several may say so at once
             return False
-        tables = WritableTables(txn)
+        self._given_up.add(old)
         if is_ambiguous:
             sure = max((peer.clock[old] for peer in tables.peers().values()), default=0)
             tables.put_doubts(tables.doubts() | {old: sure})
@@ -612,6 +617,10 @@ class Replica:
         if not operations:
             return
         self._be_who_the_store_says(tables)
+        if self.id in self._given_up:
+            raise Overloaded(
+                "this node must take another id before it writes, and could not note that down yet"
+            )
         head = tables.head()
         delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"

@@ -31,6 +31,7 @@ from crdtmail.errors import (
     AlreadyExists,
     Forbidden,
     NotFound,
+    Overloaded,
     PeerError,
     RequestError,
     StoreError,
@@ -746,7 +747,7 @@ def test_the_recount_notices_a_counter_that_is_off() -> None:
         master.recount()
 
 
-def test_a_new_id_that_did_not_become_durable_is_none() -> None:
+def test_nothing_is_written_until_a_new_id_is_durable() -> None:
     one, _, box = pair()
 
     class FullError(Exception):
@@ -757,10 +758,12 @@ def test_a_new_id_that_did_not_become_durable_is_none() -> None:
         assert one.replica.renew(txn, ReplicaId(1), is_ambiguous=False)
         raise FullError
 
+    before = one.clock
     with pytest.raises(FullError):
         one.store.transact(renew)
-    one.add(box, "a")
-    assert one.clock[ReplicaId(77)] == 0
+    with pytest.raises(Overloaded, match="must take another id"):
+        one.add(box, "a")
+    assert one.clock == before
     assert one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1), is_ambiguous=False))
     assert not one.do(lambda replica, txn: replica.renew(txn, ReplicaId(1), is_ambiguous=False)), (
         "whoever says so second"
