@@ -144,9 +144,11 @@ class _Merging:
         mailboxes: dict[Account, list[tuple[MailboxId, Mailbox]]] = {}
         for account, id, lost, seen in self._left:
             keywords = lost if self._left_from[account, id] == 1 else lost - {DELETED}
+            if not keywords:
+                continue
             if account not in mailboxes:
                 mailboxes[account] = list(self._tables.mailboxes(account))
-            for mailbox, moved in moved_instances(self._tables, mailboxes[account], id) if keywords else ():
+            for mailbox, moved in moved_instances(self._tables, mailboxes[account], id):
                 if not seen.covers(moved.dot):
                     yield account, rehoming(Dot(*moved.dot), mailbox, id, keywords)
 
