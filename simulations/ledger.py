@@ -158,13 +158,14 @@ class Ledger:
                 account.changes.setdefault(last, []).append(account.history.put_after(origin, edit))
 
     def _expect_put_after(self, account: _Seen, cut: Clock, note: Received) -> None:
-        """A keyword that comes too late is put after its message by whoever has thrown the move away."""
+        """A keyword that comes too late is put after its message by whoever has thrown the move away; but
+        `$deleted`, for what was moved may be a copy."""
         seen = self.seen(note.account, note.seen)
         done = {(each.rehoming.move, each.rehoming.id) for each in note.followed}
         moves = {change: dot for dot, all in account.changes.items() if cut.covers(dot) for change in all}
         for change in account.changes.get(note.dot, ()):
             for edit in account.history.changes[change].effects:
-                if not isinstance(edit, Edited) or not (edit.add or DELETED in edit.remove):
+                if not isinstance(edit, Edited) or not (edit.add - {DELETED} or DELETED in edit.remove):
                     continue
                 living = account.history.arrivals(seen, edit.mailbox, edit.message)
                 boxes = account.identities.values()
