@@ -535,9 +535,9 @@ class World:
 
     def _watch_pruning(self) -> None:
         """When all have everything, and who is gone is known to be, no log is kept for anybody."""
-        left = {name for name, machine in self.machines.items() if machine.has_left}
+        absent = {name for name, machine in self.machines.items() if machine.has_left}
         # All that they ever were: the others may not have heard of the last.
-        gone = [ReplicaId(id) for id, name in self._names.items() if name.split("'")[0] in left]
+        gone = [ReplicaId(id) for id, name in self._names.items() if name.split("'")[0] in absent]
         if gone:
             self.members[0].retire(gone)
         for machine in self.members:
