@@ -538,6 +538,7 @@ class World:
         absent = {name for name, machine in self.machines.items() if machine.has_left}
         # All that they ever were: the others may not have heard of the last.
         gone = [ReplicaId(id) for id, name in self._names.items() if name.split("'")[0] in absent]
+        gone += [m.replica.id for m in self.machines.values() if m.has_left and m.life]
         if gone:
             self.members[0].retire(gone)
         for machine in self.members:
