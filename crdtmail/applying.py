@@ -165,9 +165,10 @@ class _Application:
         But not `$deleted`: should it have been a copy that was moved, nobody asked for its end.
         """
         keywords = keywords - {DELETED}
-        cut = self._tables.cut() if ids and keywords else Clock()
-        mailboxes = list(self._tables.mailboxes(self._delta.account)) if cut else []
-        for id in ids if cut else ():
+        if not ids or not keywords or not (cut := self._tables.cut()):
+            return
+        mailboxes = list(self._tables.mailboxes(self._delta.account))
+        for id in ids:
             for mailbox, moved in moved_instances(self._tables, mailboxes, id):
                 if cut.covers(moved.dot):
                     self.rehomings.append(rehoming(Dot(*moved.dot), mailbox, id, keywords))

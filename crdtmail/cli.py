@@ -22,13 +22,14 @@ from crdtmail import config, screen, upkeep
 from crdtmail.client import Client, Credentials, NotLetIn, Unreachable
 from crdtmail.commands import certs, tokens
 from crdtmail.crdt.names import check_account, printable
-from crdtmail.errors import ConfigError, CrdtmailError, SourceError, StoreError, StoreFull
+from crdtmail.errors import ConfigError, CrdtmailError, Refusal, SourceError, StoreError, StoreFull
+from crdtmail.gossip.refusals import ORDINARY
 from crdtmail.limits import MAX_WAIT_S
 
 _DEFAULT_NODE = f"http://127.0.0.1:{config.DEFAULT_PORT}"
 _PROGRESS_S = 0.2
-_ORDINARY, _ORDINARY_SHOWN_S = {"gap", "not-now", "filling", "too-slow"}, 60
-"""What sound peers are refused, too, now and then: it is no error, and shown only while it is new."""
+_PASSING, _PASSING_SHOWN_S = ORDINARY - {Refusal.PROTOCOL}, 60
+"""What sound peers are refused, too, and what passes by itself: it is shown only while it is new."""
 _NOTHING_COMPARED, _NO_ANSWER, _NOT_LET_IN = 2, 3, 5
 _EXIT = {
     Unreachable: _NO_ANSWER,
@@ -269,7 +270,7 @@ def _members_without_peer(status: dict[str, Any]) -> Iterator[str]:
 def _refusals(status: dict[str, Any]) -> Iterator[str]:
     """What was refused of whom."""
     for refusal in status["refusals"]:
-        if refusal["reason"] in _ORDINARY and refusal["lastSeconds"] > _ORDINARY_SHOWN_S:
+        if refusal["reason"] in _PASSING and refusal["lastSeconds"] > _PASSING_SHOWN_S:
             continue
         who = "who did not show who they are" if refusal["peer"] is None else refusal["peer"]
         name = f" ({refusal['name']})" if refusal["name"] else ""

@@ -7,6 +7,7 @@ may have been applied since (`Replica.compare`), and these neither hold nor remo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -106,7 +107,7 @@ class _Merging:
         self._ours = ours
         self._theirs = theirs
         self._left: list[_Left] = []
-        self._left_from: dict[tuple[Account, MessageId], int] = {}
+        self._left_from: Counter[tuple[Account, MessageId]] = Counter()
         """How many mailboxes each message was taken out of."""
 
     def mailbox(self, account: Account, mailbox: MailboxId, staged: Staged) -> None:
@@ -167,7 +168,7 @@ class _Merging:
         """
         stay = {instance.dot for instance in after.instances}
         if any(instance.dot not in stay for instance in (*had.instances, *there.instances)):
-            self._left_from[account, id] = self._left_from.get((account, id), 0) + 1
+            self._left_from[account, id] += 1
         kept = {(key, dot) for each in after.instances for key, dots in each.keywords.items() for dot in dots}
         for message, seen, others in ((had, self._ours, self._theirs), (there, self._theirs, self._ours)):
             if lost := {keyword for keyword, _ in unseen_keywords(message, others) - kept}:

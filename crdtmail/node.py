@@ -252,16 +252,16 @@ class Node:
         await self.perform(self.gossip.keep_house(self.keep))
 
     async def retire(self, member: str, *, force: bool) -> tuple[list[ReplicaId], bool]:
-        """This member, a name or an id, is gone for good; the replicas that it was, and whether any of them
-        was not retired already.
+        """This member, a name or an id, is gone for good; the replicas that it was, and whether all of them
+        were retired already.
 
         Raises NotFound, Ambiguous, Forbidden, StillHeard.
         """
         found = service.whom_to_retire(self.gossip, member, self.now(), force=force)
-        is_new = not self.gossip.retired.issuperset(found)
+        was_already = self.gossip.retired.issuperset(found)
         await self.perform(self.gossip.retire(found))
         self.journal.look(is_full=self.is_full, asked=found)
-        return found, is_new
+        return found, was_already
 
     def namesakes(self) -> dict[str, list[ReplicaId]]:
         """The names under which several nodes live, this one among them; to be asked now and then."""

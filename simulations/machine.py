@@ -128,7 +128,8 @@ class Machine:
         self.drift = 1.0
         self.wall_offset_s = 0.0
         self.wall_frozen_at: float | None = None
-        self._pauses = self._paces = 0
+        self.pace = 0
+        """As long as this is the same, the machine has gone on without a stop, and its clock with it."""
         self.is_paused = False
         self.held: list[Callable[[], None]] = []
         """What was to be done while it stood still."""
@@ -184,11 +185,11 @@ class Machine:
         return own + (self.world.now_us / 1e6 - worlds) * self.drift
 
     def set_slowness(self, factor: float) -> None:
-        self._paces += 1
+        self.pace += 1
         self.slowness = factor
 
     def set_drift(self, rate: float) -> None:
-        self._paces += 1
+        self.pace += 1
         self._now_base = (self.now(), self.world.now_us / 1e6)
         self.drift = rate
 
@@ -379,7 +380,7 @@ class Machine:
     def pause(self, seconds: float) -> None:
         """Stand still for so long."""
         self.world.reached["node paused"] += 1
-        self._pauses += 1
+        self.pace += 1
         self.world.record("pause", self.name)
         self.is_paused = True
         self.world.after(int(seconds * 1e6), self.resume)
@@ -392,11 +393,6 @@ class Machine:
             held, self.held = self.held, []
             for what in held:
                 self.world.after(0, what, self)
-
-    @property
-    def pace(self) -> tuple[int, int]:
-        """As long as this is the same, the machine has gone on without a stop, and its clock with it."""
-        return self._pauses, self._paces
 
     def set_wall_clock(self, by: float, *, frozen: bool) -> None:
         self.wall_offset_s += by

@@ -184,10 +184,14 @@ class World:
             ids = sum(name.split("'")[0] == node for name in self._names.values())
             self._names[id] = node + "'" * ids
 
-    def in_words(self, seen: str) -> str:
+    def _name_all(self) -> None:
+        """Nodes may have taken other ids since they were started."""
         for machine in self.machines.values():
             if machine.life:
-                self.name_replica(machine.replica.id, machine.name)  # it may have taken another one
+                self.name_replica(machine.replica.id, machine.name)
+
+    def in_words(self, seen: str) -> str:
+        self._name_all()
         return in_words(seen, self._names)
 
     # What the parts tell --------------------------------------------------------------------------------
@@ -420,15 +424,8 @@ class World:
         self._become_equal("all nodes get the last mail", self._prompt_s())
         if self.config.topology in ("mesh", "chain", "star") and ShortLog.name not in self.config.faults:
             self.run_until(self.now_us + int(self.config.grace_s / 2 * 1e6), self._is_at_rest)
-            for writer in writers if self.exchanges == exchanges else ():
-                last = Dot(writer.replica.id, self.checks.ledger.made[writer.replica.id])
-                for machine in members:
-                    session = machine.gossip.peers.session_of(writer.replica.id)
-                    expect(
-                        session is None or session.known.covers(last),
-                        "who has sent a change is known to have it",
-                        f"{machine.name} does not know it of {writer.name}",
-                    )
+            if self.exchanges == exchanges:
+                self._expect_senders_known(writers)
             self.run_until(self.now_us + int((self.config.grace_s + PROMPT_S) * 1e6))
             most = (self._made() - made) * (len(members) - 1)
             expect(
@@ -437,6 +434,18 @@ class World:
                 f"{self.pushed_deltas - pushed} were sent instead of {most}",
             )
         return writers is members
+
+    def _expect_senders_known(self, writers: list[Machine]) -> None:
+        """Who talks with one that has just sent its change around knows that it has it."""
+        for writer in writers:
+            last = Dot(writer.replica.id, self.checks.ledger.made[writer.replica.id])
+            for machine in self.members:
+                session = machine.gossip.peers.session_of(writer.replica.id)
+                expect(
+                    session is None or session.known.covers(last),
+                    "who has sent a change is known to have it",
+                    f"{machine.name} does not know it of {writer.name}",
+                )
 
     def _made(self) -> int:
         return sum(self.checks.ledger.made.values())
@@ -536,9 +545,9 @@ class World:
     def _watch_pruning(self) -> None:
         """When all have everything, and who is gone is known to be, no log is kept for anybody."""
         absent = {name for name, machine in self.machines.items() if machine.has_left}
+        self._name_all()
         # All that they ever were: the others may not have heard of the last.
         gone = [ReplicaId(id) for id, name in self._names.items() if name.split("'")[0] in absent]
-        gone += [m.replica.id for m in self.machines.values() if m.has_left and m.life]
         if gone:
             self.members[0].retire(gone)
         for machine in self.members:

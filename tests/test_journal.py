@@ -36,31 +36,20 @@ def test_a_node_on_a_copied_folder_says_that_it_takes_a_new_id(
     run(test())
 
 
-def test_a_node_whose_id_is_no_longer_its_own_says_that_it_takes_another(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("is_retired", "why"), [(False, "as a peer shows"), (True, "the old one was retired by an operator")]
+)
+def test_a_node_whose_id_is_no_longer_its_own_says_that_it_takes_another_and_why(
+    is_retired: bool, why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
         async with single(tmp_path) as it:
             old = it.node.replica.id
-            ahead = encode_position(Position(ReplicaId(0xFF), "mx9", Clock({old: 9}), 0))
-            assert (await it.ask("POST", EXCHANGE, data=ahead, headers=STRANGER)).status == 200
-            new = it.node.replica.id
-            assert f"new replica id {new:016x} (was {old:016x}): as a peer shows" in caplog.text
-
-    run(test())
-
-
-def test_a_node_that_was_retired_and_comes_back_says_why_it_takes_another_id(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def test() -> None:
-        async with single(tmp_path) as it:
-            old = it.node.replica.id
-            told = encode_position(Position(ReplicaId(0xFF), "mx9", Clock(), 0, frozenset({old})))
+            clock, retired = (Clock(), {old}) if is_retired else (Clock({old: 9}), set[ReplicaId]())
+            told = encode_position(Position(ReplicaId(0xFF), "mx9", clock, 0, frozenset(retired)))
             assert (await it.ask("POST", EXCHANGE, data=told, headers=STRANGER)).status == 200
             new = it.node.replica.id
-            said = f"new replica id {new:016x} (was {old:016x}): the old one was retired by an operator"
-            assert said in caplog.text
+            assert f"new replica id {new:016x} (was {old:016x}): {why}" in caplog.text
 
     run(test())
 

@@ -350,9 +350,14 @@ def wait_for_workers(campaign: int, worked_s: float) -> None:
 def is_alive(process: Path) -> bool:
     """Whether it has not ended, taken note of or not."""
     try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return stat_of(process)[0] not in "ZX"
     except OSError:
         return False
+
+
+def stat_of(process: Path) -> list[str]:
+    """The fields of /proc/PID/stat from the state on (proc(5)).  Raises OSError if it is gone."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def workers_of(campaign: int) -> list[Path]:
@@ -360,7 +365,7 @@ def workers_of(campaign: int) -> list[Path]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            parent = stat_of(process)[1]
             if int(parent) == campaign and b"spawn_main" in (process / "cmdline").read_bytes():
                 found.append(process)
     return found
@@ -368,7 +373,7 @@ def workers_of(campaign: int) -> list[Path]:
 
 def seconds_worked(process: Path) -> float:
     """The processor time that it has used."""
-    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(process)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

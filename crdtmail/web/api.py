@@ -140,10 +140,10 @@ class _Api:
         body = json_object(request) if request[BODY] else {}
         only(body, {"force"})
         force = boolean(body.get("force", False), "force")
-        found, is_new = await self._node.retire(request.match_info["member"], force=force)
+        found, was_already = await self._node.retire(request.match_info["member"], force=force)
         heard = self._node.gossip.peers.heard
         retired = [{"replica": f"{r:016x}", "name": heard[r].name} for r in found]
-        return _json({"retired": retired, "wasAlready": not is_new})
+        return _json({"retired": retired, "wasAlready": was_already})
 
     async def accounts(self, request: web.Request) -> web.Response:
         """Accounts in order, each with the digest of all that is in it; of these, what the token sees."""

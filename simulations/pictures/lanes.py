@@ -52,10 +52,9 @@ def draw_lanes(board: Board, history: History, plan: Plan) -> None:
         for note, label in plan.labels[lane.name]:
             # Without a label it stands on the lane: above it, the label of another might hide it.
             _draw_fault(board, note, label, lines[lane.name] - (shape.line - 0.07 if label else 0))
-        for _, label in plan.told.get(lane.name, ()):
-            if label:
-                y = lines[lane.name] - (shape.line - 0.07)
-                marks.write(board, label.left * board.us_per_inch, y, label.text, SMALL_PT, marks.WRITE)
+        for label in plan.told.get(lane.name, ()):
+            y = lines[lane.name] - (shape.line - 0.07)
+            marks.write(board, label.left * board.us_per_inch, y, label.text, SMALL_PT, marks.WRITE)
     for note in history.failovers:
         marks.draw_failover(board, note.at_us, lines[note.node])
     for note, label in plan.labels[""]:

@@ -81,8 +81,8 @@ class Plan(NamedTuple):
     shape: Shape
     shown: Shown
     labels: dict[str, list[tuple[Note, Placed | None]]]
-    told: dict[str, list[tuple[Note, Placed | None]]]
-    """Of the answers, as far as they find room beside those."""
+    told: dict[str, list[Placed]]
+    """Of the answers on each lane, as far as they find room beside those."""
     rows: int
     has_dots: bool
     top: float
@@ -138,7 +138,7 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
 
 def _place_answers(
     lane: Lane, faults: Sequence[Note], placed: Sequence[Placed | None], us_per_inch: float, width: float
-) -> list[tuple[Note, Placed | None]]:
+) -> list[Placed]:
     """Words for the answers to clients, if they are few and take no room from the faults."""
     if len(lane.answers) > ANSWERS_SAID:
         return []
@@ -146,7 +146,7 @@ def _place_answers(
     words = [(note.at_us / us_per_inch, *_wordings(note)) for note in both]
     together = list(zip(both, _place(words, width, 1), strict=True))
     kept = [label for note, label in together if note in faults]
-    return [each for each in together if each[0] in lane.answers] if kept == list(placed) else []
+    return [label for note, label in together if label and note in lane.answers] if kept == [*placed] else []
 
 
 def _crashes(lane: Lane, told: Sequence[Note], us_per_inch: float) -> list[Note]:
