@@ -228,19 +228,19 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _docs(options: argparse.Namespace) -> int:
     parts = options.parts or list(_DOCS)
-    with workers(options.jobs) as (executor, _), _bar() as bar:
-        for part in parts:
-            task = bar.add_task(part, total=len(PLANTED), rate="", failed="")
-            if part == "actions":
-                documents.write_actions()
-            elif part == "planted":
-                documents.write_planted(executor, lambda done, task=task: bar.update(task, completed=done))  # type: ignore[misc]
-            elif part == "timelines":
-                for name, drawn in documents.TIMELINES.items():
-                    config = scenarios.load(drawn.scenario).configure(drawn.seed)
-                    result = run(drawn.seed, config, schedule(drawn.seed, config))
-                    _draw(result, drawn.scenario, config, documents.PICTURES / f"{name}.png")
-            else:
+    for part in parts:
+        if part == "actions":
+            documents.write_actions()
+        elif part == "planted":
+            with workers(options.jobs) as (executor, _):
+                _write_planted(executor)
+        elif part == "timelines":
+            for name, drawn in documents.TIMELINES.items():
+                config = scenarios.load(drawn.scenario).configure(drawn.seed)
+                result = run(drawn.seed, config, schedule(drawn.seed, config))
+                _draw(result, drawn.scenario, config, documents.PICTURES / f"{name}.png")
+        else:
+            with workers(options.jobs) as (executor, _):
                 _draw_sweeps(executor)
     for file in documents.PICTURES.glob("*.svg"):  # the documents show the PNGs
         file.unlink()
@@ -253,6 +253,12 @@ _DOCS = {
     "timelines": "the pictures of runs",
     "sweeps": "the pictures of sweeps, long",
 }
+
+
+def _write_planted(executor: Executor) -> None:
+    with _bar() as bar:
+        task = bar.add_task("planted", total=len(PLANTED), rate="", failed="")
+        documents.write_planted(executor, lambda done: bar.update(task, completed=done))
 
 
 def _draw_sweeps(executor: Executor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import msgspec
 from simulations import scenarios
 from simulations.failure import Failure
 from simulations.schedule import schedule
+from simulations.workers import first_done
 from simulations.world import run
 
 CHUNK = 25
@@ -123,7 +124,7 @@ def campaign(
             awaited = [future for future, first in running.items() if failed is None or first < failed]
             if not awaited:
                 break
-            for future in wait(awaited, return_when=FIRST_COMPLETED).done:
+            for future in first_done(awaited):
                 del running[future]
                 tally.take(future.result())
                 progress(tally)

@@ -16,6 +16,7 @@ from simulations import actions
 from simulations.campaign import Chunk, run_chunk
 from simulations.planted import PLANTED
 from simulations.story import CHOICES
+from simulations.workers import first_done
 
 DOCS = Path(__file__).parents[1] / "docs"
 PICTURES = DOCS / "pictures"
@@ -58,6 +59,7 @@ def planted_table(executor: Executor, progress: Callable[[int], None] = lambda d
     found = [executor.submit(first_failure, bug) for bug in PLANTED]
     rows = []
     for bug, future in zip(PLANTED, found, strict=True):
+        first_done([future])
         failures = future.result().failures
         seed, promise = (
             (failures[0].seed, failures[0].promise) if failures else (f"not in {MOST_SEEDS:,}", "")

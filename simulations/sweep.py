@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from simulations.sweeps import convergence, mailboxes, redundancy, renumberings, scaling, sizes
 from simulations.sweeps.point import Point, Row, Sweep
+from simulations.workers import first_done
 
 SWEEPS: dict[str, Sweep] = {
     "convergence": convergence.SWEEP,
@@ -35,9 +36,12 @@ def measure(
         # The last points are the largest: begun first, they are not what is left when all others are done.
         for place in reversed(range(len(points))):
             futures[place] = executor.submit(measure_point, name, points[place])
-        for done, future in enumerate(as_completed(futures.values()), 1):
-            future.result()
-            progress(done)
+        running = set(futures.values())
+        while running:
+            for future in first_done(running):
+                running.remove(future)
+                future.result()
+                progress(len(futures) - len(running))
         return [row for place in range(len(points)) for row in futures[place].result()]
     except Exception:  # not at a Ctrl-C: see `campaign`
         for future in futures.values():

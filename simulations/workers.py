@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, resource_tracker
+from typing import TypeVar
 
 from crdtmail.linux import die_with_parent
+
+T = TypeVar("T")
+
+CTRL_C_S = 0.1
+"""How long a Ctrl-C may wait: not noticed by who presses it, nothing to who computes."""
 
 
 def cores() -> int:
@@ -20,18 +26,33 @@ def _begin(parent: int) -> None:
     """A worker is there: from now on Ctrl-C ends it at once, and without a word; and the end of the process
     for which it works, whatever ends that."""
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
 
 
-def _start(pool: Executor, jobs: int) -> None:
-    """Start all workers now, deaf to Ctrl-C, which would end one that is not yet ready in a traceback."""
+@contextmanager
+def _ctrl_c_kept() -> Iterator[None]:
+    """Ctrl-C waits until `first_done` looks for it, here and in all processes and threads that are started.
+
+    It would come between any two steps otherwise: a lock of the pool that is taken just then stays taken, and
+    a process that is not yet ready ends in a traceback.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
     try:
-        for _ in range(jobs):
-            pool.submit(cores)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
+
+
+def first_done(futures: Collection[Future[T]]) -> set[Future[T]]:
+    """Wait for the next of them.  Raises KeyboardInterrupt after a Ctrl-C, for which `workers` waits here."""
+    while True:
+        done = wait(futures, timeout=CTRL_C_S, return_when=FIRST_COMPLETED).done
+        if signal.sigtimedwait((signal.SIGINT,), 0):
+            raise KeyboardInterrupt
+        if done:
+            return done
 
 
 @contextmanager
@@ -45,10 +66,13 @@ def workers(jobs: int, dask: str | None = None) -> Iterator[tuple[Executor, int]
         raise ValueError(f"--jobs is {jobs}; it takes at least one process")
     if dask is None:
         context = get_context("spawn")
-        with ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
-        ) as pool:
-            _start(pool, jobs)
+        resource_tracker.ensure_running()  # which unblocks Ctrl-C once it has started
+        with (
+            _ctrl_c_kept(),
+            ProcessPoolExecutor(
+                jobs, mp_context=context, initializer=_begin, initargs=(os.getpid(),)
+            ) as pool,
+        ):
             try:
                 yield pool, jobs
             except KeyboardInterrupt:
@@ -61,5 +85,5 @@ def workers(jobs: int, dask: str | None = None) -> Iterator[tuple[Executor, int]
         from distributed import Client
     except ImportError as error:
         raise ValueError("Dask is not installed: pip install 'crdtmail[sweeps]'") from error
-    with Client(dask) as client, client.get_executor() as executor:  # type: ignore[no-untyped-call]
+    with _ctrl_c_kept(), Client(dask) as client, client.get_executor() as executor:  # type: ignore[no-untyped-call]
         yield executor, max(1, sum(client.ncores().values()))

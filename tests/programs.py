@@ -128,9 +128,9 @@ def _draw_mailbox_command(draw: st.DrawFn, mailboxes: list[Mailbox]) -> Command:
     return Rename(mailbox, name) if kind is Rename else Delete(mailbox)
 
 
-def _draw_delivery(draw: st.DrawFn, replicas: tuple[str, ...]) -> Deliver:
+def _draw_delivery(draw: st.DrawFn, replicas: tuple[str, ...], *, whole: bool) -> Deliver:
     source, target = draw(st.lists(st.sampled_from(replicas), min_size=2, max_size=2, unique=True))
-    return Deliver(source, target, draw(st.one_of(st.none(), st.integers(1, 3))))
+    return Deliver(source, target, None if whole else draw(st.one_of(st.none(), st.integers(1, 3))))
 
 
 def _draw_step(
@@ -139,9 +139,11 @@ def _draw_step(
     reference: Reference,
     ever_seen: set[Mailbox],
     without: type[Command] | None,
+    *,
+    whole: bool,
 ) -> Step:
     if draw(st.integers(0, 2)) == 0:
-        return _draw_delivery(draw, replicas)
+        return _draw_delivery(draw, replicas, whole=whole)
     replica = draw(st.sampled_from(replicas))
     here = reference.permitted(replica)
     ever_seen.update(here)
@@ -150,10 +152,15 @@ def _draw_step(
 
 @st.composite
 def programs(
-    draw: st.DrawFn, max_replicas: int = 4, max_steps: int = 40, without: type[Command] | None = None
+    draw: st.DrawFn,
+    max_replicas: int = 4,
+    max_steps: int = 40,
+    without: type[Command] | None = None,
+    *,
+    whole: bool = False,
 ) -> Program:
     """Programs for two or more replicas; `max_steps` counts commands and deliveries; `without` a command on
-    messages.
+    messages; `whole` delivers all that there is each time, as a snapshot does.
 
     A reference model runs along, so that commands name what exists.
     """
@@ -164,7 +171,7 @@ def programs(
         step.run(reference)
     ever_seen: set[Mailbox] = set()
     for _ in range(draw(st.integers(1, max_steps))):
-        step = _draw_step(draw, replicas, reference, ever_seen, without)
+        step = _draw_step(draw, replicas, reference, ever_seen, without, whole=whole)
         if isinstance(step, Do) and not reference.is_determined(step.replica, step.command):
             continue
         step.run(reference)

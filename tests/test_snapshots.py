@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ from simulations.permitted import agrees
 from simulations.recount import recount
 from tests.filling import Source, lose_a_message, take_over
 from tests.masters import ACCOUNT, Master, exchange, ids, mail, pair
-from tests.programs import Deliver, Program, programs
+from tests.programs import Program, programs
 from tests.real_world import RealWorld
 from tests.reference_world import Reference
 from tests.semantics_rows import Row, problems, read_rows
@@ -102,33 +101,30 @@ def test_through_a_snapshot_the_replicas_do_what_the_row_says(row: Row) -> None:
     assert not found, "\n".join([row.text, *found])
 
 
-def run_whole(program: Program, *worlds: World) -> None:
-    """With every delivery whole: a snapshot has no first few changes."""
-    for step in program.steps:
-        for world in worlds:
-            (replace(step, at_most=None) if isinstance(step, Deliver) else step).run(world)
+def run_to_the_end(program: Program, *worlds: World) -> None:
     for world in worlds:
+        program.run(world)
         settle(world, program.replicas)
 
 
-@given(programs(without=Move))
+@given(programs(without=Move, whole=True))
 def test_random_programs_through_snapshots_end_as_the_reference_says(program: Program) -> None:
     reference, world = Reference(), SnapshotWorld(MemoryStore)
-    run_whole(program, reference, world)
+    run_to_the_end(program, reference, world)
     for replica in program.replicas:
         agreement = agrees(reference.permitted(replica), world.view(replica))
         assert agreement, f"{replica} at last: {agreement}"
     assert len({world.digest(replica) for replica in program.replicas}) == 1
 
 
-@given(programs(without=ExpungeDeleted))
+@given(programs(without=ExpungeDeleted, whole=True))
 def test_random_programs_with_moves_end_with_the_same_messages_through_snapshots(program: Program) -> None:
     """Which flags follow a message depends on who has seen what, and a snapshot shows less of that.
 
     So no program in which the flags decide what is expunged.
     """
     by_delta, by_snapshot = RealWorld(MemoryStore), SnapshotWorld(MemoryStore)
-    run_whole(program, by_delta, by_snapshot)
+    run_to_the_end(program, by_delta, by_snapshot)
     for replica in program.replicas:
         wanted, found = by_delta.view(replica), by_snapshot.view(replica)
         assert {(box, id) for box, shown in found.items() for id in shown.messages} == {
