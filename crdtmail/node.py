@@ -403,14 +403,22 @@ class _HeldSnapshot:
 
 
 class Signal:
-    """Something that changes now and then, and those who wait until it has changed enough."""
+    """Something that changes now and then, and those who wait until it has changed enough.
+
+    It looks for each of them whether it has: to wake them all to look for themselves takes several times as
+    long.
+    """
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
 
     def fire(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
+        for future, true in self._waiting.items():
+            if not future.done() and true():
+                future.set_result(None)
 
     def next(self) -> asyncio.Event:
         """An event that is set the next time that this fires."""
@@ -418,12 +426,17 @@ class Signal:
 
     async def until(self, true: Callable[[], bool], timeout_s: float) -> bool:
         """Whether it has become true in time."""
+        if true():
+            return True
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[future] = true
         try:
             async with asyncio.timeout(timeout_s):
-                while not true():
-                    await self._event.wait()
+                await future
         except TimeoutError:
             return False
+        finally:
+            del self._waiting[future]
         return True
 
 
