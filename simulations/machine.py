@@ -254,6 +254,7 @@ class Machine:
             chance=generator(seed, "sessions", self.name, life),
             now=self.now,
             protocol=self.protocol,
+            cluster="swarm",
         )
         forgotten = self.known_retired - self.gossip.retired
         expect(not forgotten, "who is gone for good stays so across a restart", self.name, forgotten)

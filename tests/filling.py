@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from crdtmail.applying import Editor
-from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.message import EMPTY, MessageId
 from crdtmail.effects import Call, Compute, Hold, Persist, Read, ReadHeld, Reply, Steps
@@ -45,7 +45,8 @@ class Source:
 
     def answer(self, peer: ReplicaId, question: bytes) -> bytes:
         request = decode_request(question)
-        found: bytes = perform(self.snapshots.answer(peer, "source", self.replica.id, request), self.store)
+        ours = Position(self.replica.id, "source", Clock(), None)
+        found: bytes = perform(self.snapshots.answer(peer, ours, request), self.store)
         return found
 
 

@@ -129,7 +129,7 @@ class Cluster:
     async def start(self, name: str) -> Running:
         stack = self._stacks[name] = AsyncExitStack()
         peers = tuple(self.links[name, peer].address for peer in self._topology[name])
-        config = Config(name, self._folder / name, "127.0.0.1", 0, peers, QUICK)
+        config = Config(name, self._folder / name, "127.0.0.1", 0, peers, QUICK, cluster="tests")
         node, port = await stack.enter_async_context(daemon.running(config))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         for (_, target), link in self.links.items():
@@ -209,10 +209,11 @@ def node_command(
 
 
 def write_timing(folder: Path, *, keep_mb: float | None = None) -> Path:
-    """A configuration in which everything that is periodic is quick, perhaps with a short log."""
+    """A configuration of a named cluster, in which everything that is periodic is quick, perhaps with a short
+    log."""
     file = folder / "quick.toml"
     kept = "" if keep_mb is None else f"[log]\nkeep_mb = {keep_mb}\n"
-    file.write_text(f"[gossip]\ninterval = 0.2\ngrace = 0.05\nlast_retry = 0.2\n{kept}")
+    file.write_text(f'cluster = "tests"\n[gossip]\ninterval = 0.2\ngrace = 0.05\nlast_retry = 0.2\n{kept}')
     return file
 
 

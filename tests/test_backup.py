@@ -316,14 +316,16 @@ def test_what_is_replaced_is_moved_aside_and_whole(store: Path, tmp_path: Path) 
 
 def test_changes_that_no_other_node_has_are_replaced_only_if_that_is_said(tmp_path: Path) -> None:
     data, target = str(tmp_path / "node"), str(tmp_path / "backup")
-    with node_process(tmp_path / "peer", "--name", "mx2") as peer:
-        arguments = ("--peer", peer.address, "--config", str(write_timing(tmp_path)))
-        with node_process(tmp_path / "node", *arguments) as it:
-            it.client().create_mailbox(ALICE, "INBOX")
-            until_equal(it, peer)
-            assert crdtmail("backup", "--data", data, target).returncode == 0
-            peer.kill()
-            add(it.client(), "precious")
+    config = ("--config", str(write_timing(tmp_path)))
+    with (
+        node_process(tmp_path / "peer", "--name", "mx2", *config) as peer,
+        node_process(tmp_path / "node", "--peer", peer.address, *config) as it,
+    ):
+        it.client().create_mailbox(ALICE, "INBOX")
+        until_equal(it, peer)
+        assert crdtmail("backup", "--data", data, target).returncode == 0
+        peer.kill()
+        add(it.client(), "precious")
     refused = crdtmail("restore", "--data", data, "--replace", target)
     assert refused.returncode == 2
     assert "may hold 1 change(s) of this node that neither the backup nor any peer has" in refused.stderr

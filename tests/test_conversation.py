@@ -228,6 +228,16 @@ def test_a_batch_that_takes_long_is_taken_in_several_commits_and_as_far_as_the_s
     assert (talker.result.status, talker.master.clock) == (204, author.clock)
 
 
+def test_a_snapshot_tells_of_its_node_what_every_other_answer_does() -> None:
+    talker = Talker()
+    talker.gossip.cluster = "example"
+    talker.write()
+    perform(talker.gossip.retire([ReplicaId(9)]), talker.master.store)
+    steps = talker.gossip.answer(Kind.SNAPSHOT, PEER, encode_request(Begin()))
+    reply = perform(steps, talker.master.store)
+    assert decode_begun(reply.body).position == talker.gossip.position
+
+
 @pytest.mark.parametrize("begins_again", [True, False])
 def test_an_offer_comes_to_its_end_whatever_the_peer_asks(begins_again: bool) -> None:
     talker = Talker()

@@ -265,7 +265,7 @@ class Gossip:
             # One snapshot is all, and that is given up in time: so this comes to an end, whatever is asked.
             if isinstance(request, Begin) and begun is not None:
                 raise PeerError("the peer begins a second snapshot in one offer", Refusal.NOT_ASKED)
-            answer = yield from self.snapshots.answer(reply.replica, self.name, self.replica.id, request)
+            answer = yield from self.snapshots.answer(reply.replica, self.position, request)
             if isinstance(request, Begin):
                 begun = decode_begun(answer)
             reply = yield from call(address, Kind.OFFER, encode_numbered(number, answer))
@@ -376,7 +376,7 @@ class Gossip:
 
     def _answer_snapshot(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:
         request = yield from _parse(decode_request, body)
-        answer = yield from self.snapshots.answer(sender, self.name, self.replica.id, request)
+        answer = yield from self.snapshots.answer(sender, self.position, request)
         return Reply(_OK, self.replica.id, answer)
 
     def _answer_push(self, sender: ReplicaId, body: bytes) -> Steps[Reply]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crdtmail import views
 from crdtmail.crdt.clock import ReplicaId
@@ -85,11 +85,14 @@ class Snapshots:
         for number in list(self._served):
             self._release(number)
 
-    def answer(self, peer: ReplicaId, name: str, own: ReplicaId, request: Request) -> Steps[bytes]:
-        """What the peer asked.  Raises Overloaded, or PeerError for a snapshot that is not held any more."""
+    def answer(self, peer: ReplicaId, ours: Position, request: Request) -> Steps[bytes]:
+        """What the peer asked; `ours` tells who we are.
+
+        Raises Overloaded, or PeerError for a snapshot that is not held any more.
+        """
         self.give_up_old()
         if isinstance(request, Begin):
-            return encode_begun((yield from self._begin(peer, name, own)))
+            return encode_begun((yield from self._begin(peer, ours)))
         served = self._served.get(request.snapshot)
         if served is None or served.peer != peer:
             raise PeerError("that snapshot is not held any more; begin another one", Refusal.NOT_NOW)
@@ -107,7 +110,7 @@ class Snapshots:
                 self._release(number)
                 return ENDED
 
-    def _begin(self, peer: ReplicaId, name: str, own: ReplicaId) -> Steps[Begun]:
+    def _begin(self, peer: ReplicaId, ours: Position) -> Steps[Begun]:
         for number, served in list(self._served.items()):
             if served.peer == peer:  # it has forgotten about that one
                 self._release(number)
@@ -121,7 +124,7 @@ class Snapshots:
         number, now = self._chance.getrandbits(63), self._now()
         self._served[number] = _Served(held, peer, now, now)
         head = yield from read_held(held, lambda tables: tables.head())
-        return Begun(number, Position(own, name, head.clock, head.digest), head.messages)
+        return Begun(number, replace(ours, clock=head.clock, digest=head.digest), head.messages)
 
     def _release(self, number: int) -> None:
         self._served.pop(number).held.release()
