@@ -334,11 +334,16 @@ class Replica:
         return touched
 
     def meet(self, txn: Transaction, peer: ReplicaId, name: str, clock: Clock) -> None:
-        """Remember another replica, and how far it was now that it was heard of."""
+        """Remember another replica, and how far it was now that it was heard of.
+
+        That is after all others of its name, which it may have been before, wherever the wall clock was set.
+        """
         tables = WritableTables(txn)
-        known = tables.peers().get(peer)
+        peers = tables.peers()
+        known = peers.pop(peer, None)
         is_retired = known is not None and known.is_retired
-        tables.put_peer(peer, PeerRecord(name, clock, self.time_ms(), is_retired))
+        others = (each.seen_at_ms + 1 for each in peers.values() if each.name == name)
+        tables.put_peer(peer, PeerRecord(name, clock, max([self.time_ms(), *others]), is_retired))
 
     def remember(self, txn: Transaction, heard: Mapping[ReplicaId, tuple[Clock, int]]) -> None:
         """Remember, of the replicas that were met, how far each was when last heard of, so many ms ago."""

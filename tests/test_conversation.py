@@ -42,8 +42,9 @@ NOTHING = Clock()
 class Talker:
     """One replica in memory and its part in conversations; `reply` is what the peer answers next."""
 
-    def __init__(self, remembered: Mapping[ReplicaId, PeerRecord] | None = None) -> None:
+    def __init__(self, remembered: Mapping[ReplicaId, PeerRecord] | None = None, *, wall_ms: int = 0) -> None:
         self.master = Master(1)
+        self.master.replica.time_ms = lambda: wall_ms + int(self.now * 1000)
         self.now = 0.0
         self.new_id = ReplicaId(1)
         self.master.replica._new_id = lambda: self.new_id
@@ -184,6 +185,27 @@ def test_after_a_restart_the_log_is_kept_until_each_peer_has_answered_once() -> 
     assert talker.gossip.stable() == Clock()
     talker.gossip.change_peers([ADDRESS])
     assert talker.gossip.stable() == everything
+
+
+@pytest.mark.parametrize("set_back", ["between the two", "before the restart"])
+def test_a_wall_clock_that_is_set_back_hides_no_member_behind_what_it_was_before(set_back: str) -> None:
+    """Nor do restarts that follow, before anything is heard of it."""
+    before, now = ReplicaId(9), ReplicaId(2)
+    first, day_ms = Talker(), 24 * 3600 * 1000
+    wall_ms = 10 * day_ms
+    first.master.replica.time_ms = lambda: wall_ms
+    first.master.do(lambda replica, txn: replica.meet(txn, before, "mx2", NOTHING))
+    if set_back == "between the two":
+        wall_ms = day_ms
+    first.master.do(lambda replica, txn: replica.meet(txn, now, "mx2", NOTHING))
+    wall_ms = day_ms
+    for _ in range(3):
+        talker = Talker(first.master.ask(lambda tables: tables.peers()), wall_ms=wall_ms)
+        assert talker.gossip.peers.members(frozenset()).keys() == {now}
+        assert talker.gossip.peers.members(frozenset({before})).keys() == {now}
+        talker.now += 1000.25
+        wall_ms += 1_000_250
+        first.master.do(lambda _, txn, last=talker: last.gossip.remember_peers(txn))  # type: ignore[misc]
 
 
 def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> None:

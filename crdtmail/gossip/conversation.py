@@ -66,6 +66,7 @@ from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
 from crdtmail.views import deltas_after
 
 _REMEMBER_PEERS_EVERY_S = 60.0
+_MOMENT_S = 0.002  # more than is lost where it is remembered in ms
 _SMALL_BATCH = 64 * 1024
 _TAKEN, _GAP, _OK = 204, 409, 200
 
@@ -121,9 +122,11 @@ class Gossip:
         self.head = head
         """What is durable here.  Whoever performs the steps sets it after each commit, before they go on."""
         self.peers = Peers(replica.id, name, addresses, timing, chance, now())
-        for peer, record in remembered.items():
-            silent_s = max(0, replica.time_ms() - record.seen_at_ms) / 1000
-            self.peers.hear(now() - silent_s, Position(peer, record.name, record.clock, 0))
+        at, wall_ms = now(), replica.time_ms()
+        for peer, record in sorted(remembered.items(), key=lambda each: each[1].seen_at_ms, reverse=True):
+            # In the order in which they were heard, also where the wall clock has been set back since.
+            at = min(at - _MOMENT_S, now() - (wall_ms - record.seen_at_ms) / 1000)
+            self.peers.hear(at, Position(peer, record.name, record.clock, 0))
         self.retired = frozenset(peer for peer, record in remembered.items() if record.is_retired)
         """The replicas that are gone for good."""
         self.filling: Filling | None = None
