@@ -13,6 +13,7 @@ from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
 from crdtmail.errors import PeerError
+from crdtmail.gossip import filling
 from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, encode_position, encode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
@@ -27,11 +28,11 @@ from crdtmail.gossip.snapshot import (
     encode_numbered,
     encode_request,
 )
-from crdtmail.limits import SNAPSHOT_S
+from crdtmail.limits import SNAPSHOT_S, STAGED_S
 from crdtmail.replica import KEEP_ALL, Outcome
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Lsn, PeerRecord, Tables
-from tests.filling import perform
+from tests.filling import Source, perform
 from tests.masters import ACCOUNT, Master, mail
 
 PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
@@ -86,6 +87,8 @@ class Talker:
                 case Read(query):
                     with self.master.store.snapshot() as snapshot:
                         result = query(Tables(snapshot))
+                case Compute(work):
+                    result = work()
                 case Call():
                     calls.append(effect)
                     try:
@@ -102,6 +105,15 @@ class Talker:
         (call,) = self.perform(self.gossip.converse(ADDRESS), Reply(200, replica, answer))
         assert call.kind is Kind.EXCHANGE
         assert decode_position(call.body).replica == 1
+
+    def be_offered(self, source: Master, *, answers: int) -> None:
+        """A peer offers a snapshot of `source`, and answers so many questions about it."""
+        served = Source(source.store, source.replica)
+        body = b""
+        for _ in range(1 + answers):
+            self.perform(self.gossip.answer(Kind.OFFER, source.replica.id, body))
+            number, question = decode_numbered(self.result.body)
+            body = encode_numbered(number, served.answer(self.master.replica.id, question))
 
 
 def test_what_a_peer_took_counts_for_that_peer() -> None:
@@ -273,3 +285,26 @@ def test_an_offer_comes_to_its_end_whatever_the_peer_asks(begins_again: bool) ->
     with pytest.raises(PeerError, match="a second snapshot" if begins_again else "not held any more"):
         perform(steps, talker.master.store, ask)
     assert len(asked) == 2 if begins_again else asked[-1] <= SNAPSHOT_S + 20
+
+
+@pytest.mark.parametrize("brings", ["nothing", "messages", "mailboxes"])
+def test_what_is_staged_is_kept_as_long_as_more_comes_and_not_for_attempts_that_bring_nothing(
+    brings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "_MAILBOXES_AT_ONCE", 1)
+    talker, source = Talker(), Master(2)
+    box, _ = sorted(source.create(name) for name in ("INBOX", "Work"))
+    source.add(box, "m0")
+    talker.be_offered(source, answers=4)  # of the second mailbox nothing comes
+    kept: list[bool] = []
+    while talker.now < STAGED_S + 300:
+        kept.append(talker.master.ask(Tables.has_staged))
+        if brings == "messages":
+            source.add(box, f"m{len(kept)}")
+        elif brings == "mailboxes":
+            source.create(f"Box {len(kept)}")
+        talker.now += 60
+        talker.perform(talker.gossip.keep_house(KEEP_ALL))
+        talker.be_offered(source, answers={"nothing": 2, "messages": 5, "mailboxes": 3}[brings])
+    assert all(kept[: int(STAGED_S / 60)])
+    assert kept[-1] is (brings != "nothing")

@@ -144,7 +144,8 @@ class Gossip:
         self._now = now
         self.protocol = protocol
         self.cluster = cluster
-        self._filled_at = now()
+        self._staged_at = now()
+        """When something of a snapshot has come last."""
         self._remembered_at: dict[ReplicaId, float] = {}
         self._asked: list[bytes] = []
         self._offered: _Offered | None = None
@@ -405,7 +406,7 @@ class Gossip:
         if offered is not None and offered.asked and self._now() - offered.answered_at > GOSSIP_TIMEOUT_S:
             self._end_offer()
         if self.filling is None:
-            if self._now() - self._filled_at > STAGED_S and (yield from read(Tables.has_staged)):
+            if self._now() - self._staged_at > STAGED_S and (yield from read(Tables.has_staged)):
                 yield from persist(self.replica.discard_staged)
             if (yield from read(lambda tables: any(tables.garbage()))):
                 while (yield from persist(self.replica.clear_garbage)):
@@ -481,7 +482,8 @@ class Gossip:
             )
         finally:
             self.filling, filling.attempt.is_on = None, False
-            self._filled_at = self._now()
+            if filling.staged or filling.directories:
+                self._staged_at = self._now()
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
