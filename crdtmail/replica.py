@@ -119,6 +119,8 @@ class Attempt:
     """An attempt to take over a snapshot, and whether somebody is still at it."""
 
     is_on: bool = True
+    has_turned_away: bool = False
+    """Whether others had deltas meanwhile, which were not applied."""
 
 
 class Outcome(Enum):
@@ -195,7 +197,8 @@ class Replica:
                 f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
                 Refusal.OWN_DELTA,
             )
-        if self.is_filling:
+        if self._filling is not None and self._filling.is_on:
+            self._filling.has_turned_away = True
             return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP

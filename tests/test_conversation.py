@@ -12,7 +12,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
 from crdtmail.gossip import filling
 from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, encode_position, encode_push
 from crdtmail.gossip.conversation import Gossip
@@ -28,7 +28,7 @@ from crdtmail.gossip.snapshot import (
     encode_numbered,
     encode_request,
 )
-from crdtmail.limits import SNAPSHOT_S, STAGED_S
+from crdtmail.limits import GOSSIP_TIMEOUT_S, SNAPSHOT_S, STAGED_S
 from crdtmail.replica import KEEP_ALL, Outcome
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Lsn, PeerRecord, Tables
@@ -114,6 +114,12 @@ class Talker:
             self.perform(self.gossip.answer(Kind.OFFER, source.replica.id, body))
             number, question = decode_numbered(self.result.body)
             body = encode_numbered(number, served.answer(self.master.replica.id, question))
+
+    def be_pushed(self, author: Master) -> int:
+        """The status of the answer to all that the author has in its log."""
+        deltas = author.ask(lambda tables: [entry.delta for entry in tables.log_from(Lsn(0))])
+        self.perform(self.gossip.answer(Kind.PUSH, author.replica.id, encode_push(deltas)))
+        return int(self.result.status)
 
 
 def test_what_a_peer_took_counts_for_that_peer() -> None:
@@ -308,3 +314,21 @@ def test_what_is_staged_is_kept_as_long_as_more_comes_and_not_for_attempts_that_
         talker.be_offered(source, answers={"nothing": 2, "messages": 5, "mailboxes": 3}[brings])
     assert all(kept[: int(STAGED_S / 60)])
     assert kept[-1] is (brings != "nothing")
+
+
+def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:
+    """Else a member that offers again and again keeps out what all others have to say."""
+    talker, source, author = Talker(), Master(2), Master(3)
+    source.create()
+    author.create("Other")
+    talker.be_offered(source, answers=1)
+    talker.be_offered(source, answers=1)  # it may have lost our question, and nobody else was there
+    assert talker.be_pushed(author) == 409
+    talker.now += GOSSIP_TIMEOUT_S - 1
+    for sender in (source, Master(4)):
+        with pytest.raises(PeerError) as refused:
+            talker.be_offered(sender, answers=1)
+        assert refused.value.reason is Refusal.FILLING
+    assert talker.be_pushed(author) == 204
+    talker.now += GOSSIP_TIMEOUT_S
+    talker.be_offered(source, answers=1)

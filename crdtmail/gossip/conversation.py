@@ -57,6 +57,7 @@ from crdtmail.limits import (
     GOSSIP_TIMEOUT_S,
     MAX_NEW_IDS,
     MAX_REPLICAS,
+    OFFERS_PAUSE_S,
     RECEIVE_S,
     STAGED_S,
 )
@@ -146,6 +147,7 @@ class Gossip:
         self.cluster = cluster
         self._staged_at = now()
         """When something of a snapshot has come last."""
+        self._takes_offers_at = now()
         self._remembered_at: dict[ReplicaId, float] = {}
         self._asked: list[bytes] = []
         self._offered: _Offered | None = None
@@ -333,6 +335,10 @@ class Gossip:
         """A peer offers its snapshot, or answers our question about it; our next question, or nothing."""
         if not body:
             self._end_offer(by=sender)
+            if self._now() < self._takes_offers_at:
+                raise PeerError(
+                    "other changes have waited for the last snapshot, and come first", Refusal.FILLING
+                )
             self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
             value: Any = None
         else:
@@ -482,8 +488,11 @@ class Gossip:
             )
         finally:
             self.filling, filling.attempt.is_on = None, False
+            now = self._now()
             if filling.staged or filling.directories:
-                self._staged_at = self._now()
+                self._staged_at = now
+            if filling.attempt.has_turned_away:
+                self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
