@@ -86,7 +86,8 @@ def restore(source: Path, data: Path, *, replace: bool, lose_changes: bool, watc
 
     Without `replace` nothing may be there.  What is replaced is moved aside, and with it, unless it is known
     that others have them, changes that only this node had: that must be agreed to by `lose_changes`.
-    Raises ConfigError, and StoreError if the backup is damaged; then nothing was changed.
+    Raises ConfigError, also where a node runs on `source`, and StoreError if the backup is damaged; then
+    nothing was changed.
     """
     with disk_errors(f"the backup {source}", _NOT_READABLE):
         if not data_file(source).is_file():
@@ -102,6 +103,7 @@ def restore(source: Path, data: Path, *, replace: bool, lose_changes: bool, watc
             raise ConfigError(
                 f"{data} is not empty; with --replace it is moved aside, and nothing is deleted"
             )
+        _hold_still(source, data, until_done)
         contents = _verified(source, watch)
         if is_taken and not lose_changes:
             _assure_that_others_have_its_changes(data, contents.clock)
@@ -158,6 +160,23 @@ def _verified(source: Path, watch: Watch) -> Contents:
             return apart(what, work)
     except DamagedStore as error:
         raise StoreError(f"{error}.  Nothing was changed; take another backup, or a healthy peer") from error
+
+
+def _hold_still(source: Path, held: Path, until_done: ExitStack) -> None:
+    """Nobody writes to a backup, but to the folder of a node, unless that is stopped; `held` is ours already.
+
+    Raises ConfigError if one runs there: what is read meanwhile looks damaged, or is of no one state.
+    """
+    file = data_file(source).resolve()
+    folder = file.parent
+    if folder == held or file != data_file(folder) or not has_lock(folder):
+        return
+    try:
+        until_done.enter_context(holding(folder, only_to_read=True))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; {source} is that node's own: make a backup with `crdtmail backup`, or stop it"
+        ) from error
 
 
 @contextmanager

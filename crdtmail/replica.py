@@ -119,6 +119,8 @@ class Attempt:
     """An attempt to take over a snapshot, and whether somebody is still at it."""
 
     is_on: bool = True
+    has_turned_away: bool = False
+    """Whether others had deltas meanwhile, which were not applied."""
 
 
 class Outcome(Enum):
@@ -195,7 +197,8 @@ class Replica:
                 f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
                 Refusal.OWN_DELTA,
             )
-        if self.is_filling:
+        if self._filling is not None and self._filling.is_on:
+            self._filling.has_turned_away = True
             return Outcome.GAP
         if delta.dot.seq != head.clock[delta.replica] + 1 or not head.clock.includes(delta.context):
             return Outcome.GAP
@@ -334,11 +337,16 @@ class Replica:
         return touched
 
     def meet(self, txn: Transaction, peer: ReplicaId, name: str, clock: Clock) -> None:
-        """Remember another replica, and how far it was now that it was heard of."""
+        """Remember another replica, and how far it was now that it was heard of.
+
+        That is after all others of its name, which it may have been before, wherever the wall clock was set.
+        """
         tables = WritableTables(txn)
-        known = tables.peers().get(peer)
+        peers = tables.peers()
+        known = peers.pop(peer, None)
         is_retired = known is not None and known.is_retired
-        tables.put_peer(peer, PeerRecord(name, clock, self.time_ms(), is_retired))
+        others = (each.seen_at_ms + 1 for each in peers.values() if each.name == name)
+        tables.put_peer(peer, PeerRecord(name, clock, max([self.time_ms(), *others]), is_retired))
 
     def remember(self, txn: Transaction, heard: Mapping[ReplicaId, tuple[Clock, int]]) -> None:
         """Remember, of the replicas that were met, how far each was when last heard of, so many ms ago."""

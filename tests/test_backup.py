@@ -383,6 +383,48 @@ def test_what_a_node_runs_on_is_not_replaced_however_it_is_asked(tmp_path: Path)
             assert "in use by another crdtmail process" in result.stderr
 
 
+def test_the_folder_of_a_busy_node_is_no_backup_until_the_node_is_stopped(tmp_path: Path) -> None:
+    """Its file changes while it is read: what is sound looks damaged, and a copy would be of no one state."""
+    answered: list[str] = []
+    is_over = threading.Event()
+
+    def write(it: NodeProcess) -> None:
+        client = it.client()
+        while not is_over.is_set():
+            some = [f"m{len(answered) + n}" for n in range(100)]
+            add(client, *some)
+            answered.extend(some)
+
+    (tmp_path / "link.mdb").symlink_to(tmp_path / "node" / "data.mdb")
+    sources = [tmp_path / "node", tmp_path / "node" / "data.mdb", tmp_path / "link.mdb"]
+    with node_process(tmp_path / "node") as it:
+        it.client().create_mailbox(ALICE, "INBOX")
+        writer = threading.Thread(target=write, args=(it,))
+        writer.start()
+        try:
+            for source in sources:
+                refused = crdtmail("restore", "--data", str(tmp_path / "new"), str(source))
+                assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+                assert "in use by another crdtmail process" in refused.stderr
+                assert "`crdtmail backup`" in refused.stderr
+        finally:
+            is_over.set()
+            writer.join()
+    assert not (tmp_path / "new").exists()
+    for number, source in enumerate(sources):
+        taken = crdtmail("restore", "--data", str(tmp_path / f"new{number}"), str(source))
+        assert taken.returncode == 0, taken.stderr
+        assert f"1 mailboxes with {len(answered):,} messages" in taken.stdout
+
+
+def test_a_folder_that_no_node_runs_on_can_be_restored_over_itself(store: Path) -> None:
+    before = rows_of(store)
+    (store / "lock").touch()
+    result = crdtmail("restore", "--data", str(store), "--replace", str(store))
+    assert result.returncode == 0, result.stderr
+    assert rows_of(store) == before
+
+
 def test_there_is_a_data_folder_at_every_moment_of_a_restore(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
-from crdtmail.errors import PeerError
+from crdtmail.errors import PeerError, Refusal
+from crdtmail.gossip import filling
 from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, encode_position, encode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.messages import ExchangeAnswer, Position
@@ -27,11 +28,11 @@ from crdtmail.gossip.snapshot import (
     encode_numbered,
     encode_request,
 )
-from crdtmail.limits import SNAPSHOT_S
+from crdtmail.limits import GOSSIP_TIMEOUT_S, SNAPSHOT_S, STAGED_S
 from crdtmail.replica import KEEP_ALL, Outcome
 from crdtmail.store.interface import Transaction
 from crdtmail.store.tables import Lsn, PeerRecord, Tables
-from tests.filling import perform
+from tests.filling import Source, perform
 from tests.masters import ACCOUNT, Master, mail
 
 PEER, SUCCESSOR = ReplicaId(2), ReplicaId(3)
@@ -42,8 +43,9 @@ NOTHING = Clock()
 class Talker:
     """One replica in memory and its part in conversations; `reply` is what the peer answers next."""
 
-    def __init__(self, remembered: Mapping[ReplicaId, PeerRecord] | None = None) -> None:
+    def __init__(self, remembered: Mapping[ReplicaId, PeerRecord] | None = None, *, wall_ms: int = 0) -> None:
         self.master = Master(1)
+        self.master.replica.time_ms = lambda: wall_ms + int(self.now * 1000)
         self.now = 0.0
         self.new_id = ReplicaId(1)
         self.master.replica._new_id = lambda: self.new_id
@@ -85,6 +87,8 @@ class Talker:
                 case Read(query):
                     with self.master.store.snapshot() as snapshot:
                         result = query(Tables(snapshot))
+                case Compute(work):
+                    result = work()
                 case Call():
                     calls.append(effect)
                     try:
@@ -101,6 +105,21 @@ class Talker:
         (call,) = self.perform(self.gossip.converse(ADDRESS), Reply(200, replica, answer))
         assert call.kind is Kind.EXCHANGE
         assert decode_position(call.body).replica == 1
+
+    def be_offered(self, source: Master, *, answers: int) -> None:
+        """A peer offers a snapshot of `source`, and answers so many questions about it."""
+        served = Source(source.store, source.replica)
+        body = b""
+        for _ in range(1 + answers):
+            self.perform(self.gossip.answer(Kind.OFFER, source.replica.id, body))
+            number, question = decode_numbered(self.result.body)
+            body = encode_numbered(number, served.answer(self.master.replica.id, question))
+
+    def be_pushed(self, author: Master) -> int:
+        """The status of the answer to all that the author has in its log."""
+        deltas = author.ask(lambda tables: [entry.delta for entry in tables.log_from(Lsn(0))])
+        self.perform(self.gossip.answer(Kind.PUSH, author.replica.id, encode_push(deltas)))
+        return int(self.result.status)
 
 
 def test_what_a_peer_took_counts_for_that_peer() -> None:
@@ -186,6 +205,27 @@ def test_after_a_restart_the_log_is_kept_until_each_peer_has_answered_once() -> 
     assert talker.gossip.stable() == everything
 
 
+@pytest.mark.parametrize("set_back", ["between the two", "before the restart"])
+def test_a_wall_clock_that_is_set_back_hides_no_member_behind_what_it_was_before(set_back: str) -> None:
+    """Nor do restarts that follow, before anything is heard of it."""
+    before, now = ReplicaId(9), ReplicaId(2)
+    first, day_ms = Talker(), 24 * 3600 * 1000
+    wall_ms = 10 * day_ms
+    first.master.replica.time_ms = lambda: wall_ms
+    first.master.do(lambda replica, txn: replica.meet(txn, before, "mx2", NOTHING))
+    if set_back == "between the two":
+        wall_ms = day_ms
+    first.master.do(lambda replica, txn: replica.meet(txn, now, "mx2", NOTHING))
+    wall_ms = day_ms
+    for _ in range(3):
+        talker = Talker(first.master.ask(lambda tables: tables.peers()), wall_ms=wall_ms)
+        assert talker.gossip.peers.members(frozenset()).keys() == {now}
+        assert talker.gossip.peers.members(frozenset({before})).keys() == {now}
+        talker.now += 1000.25
+        wall_ms += 1_000_250
+        first.master.do(lambda _, txn, last=talker: last.gossip.remember_peers(txn))  # type: ignore[misc]
+
+
 def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> None:
     talker = Talker()
     steps = talker.gossip._offer(ADDRESS, talker.gossip.peers.sessions[ADDRESS])
@@ -261,3 +301,44 @@ def test_an_offer_comes_to_its_end_whatever_the_peer_asks(begins_again: bool) ->
     with pytest.raises(PeerError, match="a second snapshot" if begins_again else "not held any more"):
         perform(steps, talker.master.store, ask)
     assert len(asked) == 2 if begins_again else asked[-1] <= SNAPSHOT_S + 20
+
+
+@pytest.mark.parametrize("brings", ["nothing", "messages", "mailboxes"])
+def test_what_is_staged_is_kept_as_long_as_more_comes_and_not_for_attempts_that_bring_nothing(
+    brings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "_MAILBOXES_AT_ONCE", 1)
+    talker, source = Talker(), Master(2)
+    box, _ = sorted(source.create(name) for name in ("INBOX", "Work"))
+    source.add(box, "m0")
+    talker.be_offered(source, answers=4)  # of the second mailbox nothing comes
+    kept: list[bool] = []
+    while talker.now < STAGED_S + 300:
+        kept.append(talker.master.ask(Tables.has_staged))
+        if brings == "messages":
+            source.add(box, f"m{len(kept)}")
+        elif brings == "mailboxes":
+            source.create(f"Box {len(kept)}")
+        talker.now += 60
+        talker.perform(talker.gossip.keep_house(KEEP_ALL))
+        talker.be_offered(source, answers={"nothing": 2, "messages": 5, "mailboxes": 3}[brings])
+    assert all(kept[: int(STAGED_S / 60)])
+    assert kept[-1] is (brings != "nothing")
+
+
+def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:
+    """Else a member that offers again and again keeps out what all others have to say."""
+    talker, source, author = Talker(), Master(2), Master(3)
+    source.create()
+    author.create("Other")
+    talker.be_offered(source, answers=1)
+    talker.be_offered(source, answers=1)  # it may have lost our question, and nobody else was there
+    assert talker.be_pushed(author) == 409
+    talker.now += GOSSIP_TIMEOUT_S - 1
+    for sender in (source, Master(4)):
+        with pytest.raises(PeerError) as refused:
+            talker.be_offered(sender, answers=1)
+        assert refused.value.reason is Refusal.FILLING
+    assert talker.be_pushed(author) == 204
+    talker.now += GOSSIP_TIMEOUT_S
+    talker.be_offered(source, answers=1)

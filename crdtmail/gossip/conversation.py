@@ -57,6 +57,7 @@ from crdtmail.limits import (
     GOSSIP_TIMEOUT_S,
     MAX_NEW_IDS,
     MAX_REPLICAS,
+    OFFERS_PAUSE_S,
     RECEIVE_S,
     STAGED_S,
 )
@@ -66,6 +67,7 @@ from crdtmail.store.tables import Head, LogEntry, PeerRecord, Tables
 from crdtmail.views import deltas_after
 
 _REMEMBER_PEERS_EVERY_S = 60.0
+_MOMENT_S = 0.002  # more than is lost where it is remembered in ms
 _SMALL_BATCH = 64 * 1024
 _TAKEN, _GAP, _OK = 204, 409, 200
 
@@ -121,9 +123,11 @@ class Gossip:
         self.head = head
         """What is durable here.  Whoever performs the steps sets it after each commit, before they go on."""
         self.peers = Peers(replica.id, name, addresses, timing, chance, now())
-        for peer, record in remembered.items():
-            silent_s = max(0, replica.time_ms() - record.seen_at_ms) / 1000
-            self.peers.hear(now() - silent_s, Position(peer, record.name, record.clock, 0))
+        at, wall_ms = now(), replica.time_ms()
+        for peer, record in sorted(remembered.items(), key=lambda each: each[1].seen_at_ms, reverse=True):
+            # In the order in which they were heard, also where the wall clock has been set back since.
+            at = min(at - _MOMENT_S, now() - (wall_ms - record.seen_at_ms) / 1000)
+            self.peers.hear(at, Position(peer, record.name, record.clock, 0))
         self.retired = frozenset(peer for peer, record in remembered.items() if record.is_retired)
         """The replicas that are gone for good."""
         self.filling: Filling | None = None
@@ -141,7 +145,9 @@ class Gossip:
         self._now = now
         self.protocol = protocol
         self.cluster = cluster
-        self._filled_at = now()
+        self._staged_at = now()
+        """When something of a snapshot has come last."""
+        self._takes_offers_at = now()
         self._remembered_at: dict[ReplicaId, float] = {}
         self._asked: list[bytes] = []
         self._offered: _Offered | None = None
@@ -329,6 +335,10 @@ class Gossip:
         """A peer offers its snapshot, or answers our question about it; our next question, or nothing."""
         if not body:
             self._end_offer(by=sender)
+            if self._now() < self._takes_offers_at:
+                raise PeerError(
+                    "other changes have waited for the last snapshot, and come first", Refusal.FILLING
+                )
             self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
             value: Any = None
         else:
@@ -402,7 +412,7 @@ class Gossip:
         if offered is not None and offered.asked and self._now() - offered.answered_at > GOSSIP_TIMEOUT_S:
             self._end_offer()
         if self.filling is None:
-            if self._now() - self._filled_at > STAGED_S and (yield from read(Tables.has_staged)):
+            if self._now() - self._staged_at > STAGED_S and (yield from read(Tables.has_staged)):
                 yield from persist(self.replica.discard_staged)
             if (yield from read(lambda tables: any(tables.garbage()))):
                 while (yield from persist(self.replica.clear_garbage)):
@@ -478,7 +488,11 @@ class Gossip:
             )
         finally:
             self.filling, filling.attempt.is_on = None, False
-            self._filled_at = self._now()
+            now = self._now()
+            if filling.staged or filling.directories:
+                self._staged_at = now
+            if filling.attempt.has_turned_away:
+                self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 

@@ -52,13 +52,14 @@ _MAILBOXES_AT_ONCE = 500
 
 @dataclass(slots=True)
 class Filling:
-    """How far it is.  `messages` counts all that the other replica has, `staged` what has come of them;
-    `bytes` are those of all questions and answers."""
+    """How far it is.  `messages` counts all that the other replica has, `staged` what has come of them,
+    `directories` the documents that have come; `bytes` are those of all questions and answers."""
 
     peer: str
     began: float
     messages: int = 0
     staged: int = 0
+    directories: int = 0
     bytes: int = 0
     took_s: float = 0.0
     attempt: Attempt = field(default_factory=Attempt)
@@ -185,6 +186,7 @@ class _Comparison:
         key = views.key_of_directory(account, content, details.clock)
         staged = StagedDirectory(self._number, details.clock, key, document)
         yield from persist(lambda txn: WritableTables(txn).put_staged_directory(account, staged))
+        self._asking.filling.directories += 1
 
     def _keep_directory(self, account: Account) -> Steps[None]:
         """An earlier attempt has staged it, and it is still the same there."""
