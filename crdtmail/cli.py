@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -315,10 +316,15 @@ def _verify(options: argparse.Namespace) -> int:
     if verdict.not_compared:
         why = f"no peer of {verdict.nodes[0]['name']}" if are_all else "not named"
         screen.out.print(f"not compared: {', '.join(verdict.not_compared)} ({why})", markup=False)
+    times = Counter(node["name"] for node in verdict.nodes)
+    names = [
+        node["name"] if times[node["name"]] == 1 else f"{node['name']} ({node['address']})"
+        for node in verdict.nodes
+    ]
     for difference in verdict.differences:
         values = ", ".join(
-            f"{node['name']} {digest or 'does not have it'}"
-            for node, digest in zip(verdict.nodes, difference.digests, strict=True)
+            f"{name} {digest or 'does not have it'}"
+            for name, digest in zip(names, difference.digests, strict=True)
         )
         screen.out.print(f"DIFFERS: {difference.account} / {difference.what}: {values}", markup=False)
     if verdict.damaged:

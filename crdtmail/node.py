@@ -135,11 +135,11 @@ class Node:
 
     @property
     def is_taking_over_all(self) -> bool:
-        """Whether this is a new node that takes over its first snapshot: until it has, whoever reads its
-        mailboxes would believe that the mail is gone."""
+        """Whether this is a new node that takes over its first snapshot, at whichever attempt: until it has,
+        whoever reads its mailboxes would believe that the mail is gone."""
         own = (self.replica.id,)
         self._is_new = self._is_new and all(replica in own for replica in self.head.clock)
-        return self._is_new and self.gossip.filling is not None
+        return self._is_new and self.gossip.lacks_snapshot
 
     def now(self) -> float:
         """Seconds on a clock that nobody sets."""

@@ -85,7 +85,8 @@ def _not_compared(verdict: Verdict) -> list[str]:
     asked |= {
         peer["replica"] for n in verdict.nodes for peer in n["peers"] if peer["address"] in without_answer
     }
-    known = {each["replica"]: each["name"] for n in verdict.nodes for each in n["members"] if each["counts"]}
+    members = [each for node in verdict.nodes for each in node["members"]]
+    known = {each["replica"]: each["name"] for each in members if each["counts"] or each.get("isTwin")}
     return sorted({name for replica, name in known.items() if replica not in asked})
 
 

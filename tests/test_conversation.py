@@ -107,11 +107,13 @@ class Talker:
         assert decode_position(call.body).replica == 1
 
     def be_offered(self, source: Master, *, answers: int) -> None:
-        """A peer offers a snapshot of `source`, and answers so many questions about it."""
+        """A peer offers a snapshot of `source`, and answers at most so many questions about it."""
         served = Source(source.store, source.replica)
         body = b""
         for _ in range(1 + answers):
             self.perform(self.gossip.answer(Kind.OFFER, source.replica.id, body))
+            if not self.result.body:
+                return
             number, question = decode_numbered(self.result.body)
             body = encode_numbered(number, served.answer(self.master.replica.id, question))
 
@@ -324,6 +326,19 @@ def test_what_is_staged_is_kept_as_long_as_more_comes_and_not_for_attempts_that_
         talker.be_offered(source, answers={"nothing": 2, "messages": 5, "mailboxes": 3}[brings])
     assert all(kept[: int(STAGED_S / 60)])
     assert kept[-1] is (brings != "nothing")
+
+
+def test_a_snapshot_is_lacking_from_its_beginning_to_the_end_of_any_one() -> None:
+    talker, source = Talker(), Master(2)
+    source.add(source.create(), "m1")
+    assert not talker.gossip.lacks_snapshot
+    talker.be_offered(source, answers=2)
+    talker.now += GOSSIP_TIMEOUT_S + 1
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, True)
+    talker.be_offered(source, answers=9)
+    assert talker.master.clock == source.clock
+    assert not talker.gossip.lacks_snapshot
 
 
 def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:

@@ -12,6 +12,7 @@ from crdtmail.gossip.messages import Position
 from crdtmail.gossip.peers import Heard
 from crdtmail.limits import ALIVE_S, GOSSIP_TIMEOUT_S, NAMESAKE_S
 from crdtmail.namesakes import Namesakes
+from crdtmail.verify import Verdict, _not_compared
 from tests.nodes import Running, run, single
 
 OLD, NEW = ReplicaId(0x8E09), ReplicaId(0x3A96)
@@ -57,6 +58,13 @@ def test_a_node_that_hears_two_nodes_of_one_name_says_so(tmp_path: Path) -> None
             assert said["text"].startswith(
                 "2 nodes call themselves mx2 (0000000000003a96, 0000000000008e09): "
             )
+            shown = await it.ask("GET", "/v1/status")
+            assert {m["replica"]: m["isTwin"] for m in shown.body["members"]} == {
+                "0000000000003a96": True,
+                "0000000000008e09": True,
+            }
+            asked = Verdict([{"replica": "0000000000008e09", "peers": [], "members": []}, shown.body])
+            assert _not_compared(asked) == ["mx2"], "the other one is not forgotten"
 
     run(test())
 

@@ -236,7 +236,7 @@ def test_a_new_node_shows_no_mailboxes_before_it_has_taken_over_all(tmp_path: Pa
     async def test() -> None:
         async with single(tmp_path) as it:
             assert (await it.ask("GET", ALICE)).body["mailboxes"] == []
-            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            it.node.gossip.lacks_snapshot = True
             delivery = {"messages": [{"id": "m1", "size": 1}]}
             for method, path, body in (
                 ("GET", ALICE, None),
@@ -252,7 +252,7 @@ def test_a_new_node_shows_no_mailboxes_before_it_has_taken_over_all(tmp_path: Pa
             assert (await it.ask("POST", ALICE, {"name": "INBOX"})).status == 201
             assert (await it.ask("POST", f"{INBOX}/messages", delivery)).status == 201
             assert (await it.ask("GET", INBOX)).status == 503, "one message is not all"
-            it.node.gossip.filling = None
+            it.node.gossip.lacks_snapshot = False
             assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
 
     run(test())
@@ -263,30 +263,31 @@ def test_a_node_that_has_mail_goes_on_showing_it_while_it_takes_over_a_snapshot(
         async with single(tmp_path) as it:
             await prepared(it, "m1")
         async with single(tmp_path) as it:
-            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            it.node.gossip.lacks_snapshot = True
             assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
 
     run(test())
 
 
 @pytest.mark.parametrize(
-    ("reason", "waits"),
+    ("status", "reason", "waits"),
     [
-        ({"reason": "filling"}, True),
-        ({"reason": "not-now"}, False),
-        ({"reason": "of a later version"}, False),
-        ({"reason": ["filling"]}, False),
-        ({}, False),  # an earlier version
+        (400, {"reason": "filling"}, "it takes over a snapshot of another node"),
+        (507, {}, "it is full: it takes nothing"),
+        (400, {"reason": "not-now"}, None),
+        (400, {"reason": "of a later version"}, None),
+        (400, {"reason": ["filling"]}, None),
+        (400, {}, None),  # an earlier version
     ],
 )
-def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fail(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, reason: dict[str, Any], waits: bool
+def test_a_peer_that_cannot_take_anything_just_now_waits_and_does_not_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, reason: dict[str, Any], waits: str | None
 ) -> None:
-    detail = "a snapshot of http://mx3:7420 is being taken over"
+    detail = "not that now"
 
     async def busy(request: web.Request) -> web.Response:
         return web.json_response(
-            {"detail": detail} | reason, status=400, headers={SENDER: "00000000000000ff"}
+            {"detail": detail} | reason, status=status, headers={SENDER: "00000000000000ff"}
         )
 
     async def test() -> None:
@@ -303,13 +304,12 @@ def test_a_peer_that_takes_over_a_snapshot_of_another_node_waits_and_does_not_fa
                 await until(lambda: bool(node.troubles), "the call comes to nothing")
                 shown = await status_module.node_status(node, second.listener)
                 (peer,) = shown["peers"]
+                assert peer["waits"] == waits
                 if waits:
-                    assert peer["waits"] == "it takes over a snapshot of another node"
                     assert (peer["error"], peer["failingSeconds"]) == (None, None)
                 else:
-                    assert peer["waits"] is None
-                    assert peer["error"] == f"the peer answered 400: {detail}"
-                assert (address in caplog.text) is not waits
+                    assert peer["error"] == f"the peer answered {status}: {detail}"
+                assert (address in caplog.text) is not bool(waits)
         finally:
             await runner.cleanup()
 

@@ -132,6 +132,8 @@ class Gossip:
         """The replicas that are gone for good."""
         self.filling: Filling | None = None
         """The snapshot that is being taken over, if any."""
+        self.lacks_snapshot = False
+        """Whether one was begun, and none has come to its end since."""
         self.snapshots = Snapshots(chance, now)
         """Those that are held for others."""
         self.last_filling: Filling | None = None
@@ -477,6 +479,7 @@ class Gossip:
         if self.filling is not None:
             raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.FILLING)
         self.filling = filling = Filling(address, self._now())
+        self.lacks_snapshot = True
         try:
             theirs = yield from fill(
                 self.replica,
@@ -493,6 +496,7 @@ class Gossip:
                 self._staged_at = now
             if filling.attempt.has_turned_away:
                 self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
+        self.lacks_snapshot = False
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 

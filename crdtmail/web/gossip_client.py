@@ -78,7 +78,7 @@ class _Talk:
         self._caller = Caller(node.now)
         self._is_answered = False
         self._is_mistrusted = False
-        self._is_filling = False
+        self._waits: str | None = None
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
@@ -121,8 +121,8 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
-        if self._is_filling:
-            return Trouble("it takes over a snapshot of another node")
+        if self._waits is not None:
+            return Trouble(self._waits)
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
         if node.is_full:
@@ -138,7 +138,8 @@ class _Talk:
         Raises PeerError with the peer's reason otherwise, or ours if it cannot be believed; PeerUnreachable
         if there is no answer.
         """
-        self._is_answered = self._is_mistrusted = self._is_filling = False
+        self._is_answered = self._is_mistrusted = False
+        self._waits = None
         try:
             reply = await self._posted(call)
             if reply is None:
@@ -189,7 +190,10 @@ class _Talk:
                 return Reply(response.status, sender_of(response.headers), answer)
             detail, reason = _told(answer)
             self._is_mistrusted = response.status == 401 or reason == Refusal.ANOTHER_CLUSTER
-            self._is_filling = reason == Refusal.FILLING
+            if response.status == 507:
+                self._waits = "it is full: it takes nothing"
+            elif reason == Refusal.FILLING:
+                self._waits = "it takes over a snapshot of another node"
             refusal = UnknownProtocol if response.status == 404 else PeerError
             raise refusal(f"the peer answered {response.status}: {detail}", None)
 
