@@ -12,6 +12,7 @@ from crdtmail.errors import PeerError, UnknownProtocol
 from crdtmail.gossip.codec import decode_answer, decode_position, encode_answer, encode_position
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.replica import Keep
+from tests.filling import perform
 from tests.nodes import CHAIN, cluster, run, single, until
 from tests.test_api import add, prepared
 from tests.test_conversation import ADDRESS, PEER, Talker
@@ -50,6 +51,21 @@ def test_a_peer_that_was_upgraded_is_asked_in_the_new_version_at_the_next_exchan
     talker.now = 1000.0
     talker.meet(PEER)
     assert talker.gossip.peers.sessions[ADDRESS].protocol == PROTOCOL
+
+
+def test_a_node_that_takes_another_id_meanwhile_asks_an_older_peer_under_that() -> None:
+    talker = Talker()
+    talker.new_id = ReplicaId(77)
+    asked: list[tuple[int, ReplicaId]] = []
+
+    def answer(call: Call) -> Reply:
+        asked.append((call.protocol, decode_position(call.body, call.protocol).replica))
+        if call.protocol == PROTOCOL:
+            perform(talker.gossip._renew(ReplicaId(1), is_ambiguous=True), talker.master.store)
+        return old_answer(talker, call, Clock())
+
+    talker.perform(talker.gossip.converse(ADDRESS), answer)
+    assert asked == [(PROTOCOL, ReplicaId(1)), (OLDEST_PROTOCOL, ReplicaId(77))]
 
 
 def test_digests_of_two_versions_are_not_compared() -> None:

@@ -211,9 +211,8 @@ class Gossip:
         self.peers.hear_dots(self._now(), reply.replica, sent)
 
     def _exchange(self, address: str, session: Session) -> Steps[None]:
-        ours = self.position
         known = {replica: heard.clock for replica, heard in self.peers.heard.items()}
-        reply = yield from self._ask_position(address, session, ours)
+        ours, reply = yield from self._ask_position(address, session)
         answer = yield from _parse(partial(decode_answer, protocol=session.protocol), reply.body)
         theirs = answer.position
         if theirs.replica == ours.replica:
@@ -244,9 +243,11 @@ class Gossip:
             after = reception.clock
         session.exchanged(self._now(), ours, theirs, after)
 
-    def _ask_position(self, address: str, session: Session, ours: Position) -> Steps[Reply]:
-        """The answer to an exchange, in the newest version of the protocol that both speak."""
+    def _ask_position(self, address: str, session: Session) -> Steps[tuple[Position, Reply]]:
+        """Our position, and the answer to an exchange that tells of it, in the newest version of the protocol
+        that both speak."""
         for protocol in range(self.protocol, OLDEST_PROTOCOL - 1, -1):
+            ours = self.position  # anew, for this node may have taken another id since it was answered
             asked = encode_position(ours, protocol)
             self._asked.append(asked)
             try:
@@ -256,7 +257,7 @@ class Gossip:
                     raise
             else:
                 session.protocol = protocol
-                return reply
+                return ours, reply
             finally:
                 self._asked.remove(asked)
         raise AssertionError("the oldest version is the last")
