@@ -141,9 +141,10 @@ class _Talk:
         self._is_answered = self._is_mistrusted = False
         self._waits = None
         try:
-            reply = await self._posted(call)
+            sender = f"{self._node.replica.id:016x}"  # as in the body, also if this node takes another id
+            reply = await self._posted(call, sender)
             if reply is None:
-                reply = await self._posted(call, is_last=True)
+                reply = await self._posted(call, sender, is_last=True)
         except aiohttp.ClientConnectorCertificateError as error:
             self._is_mistrusted = True
             raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
@@ -155,11 +156,11 @@ class _Talk:
         assert reply is not None, "the last attempt has a reply or raises"
         return reply
 
-    async def _posted(self, call: Call, *, is_last: bool = False) -> Reply | None:
+    async def _posted(self, call: Call, sender: str, *, is_last: bool = False) -> Reply | None:
         """None if the signature was refused, and may be good now that the peer has told its time."""
         access = self._talks.access
         where = path(call.kind, call.protocol)
-        sender, nonce = f"{self._node.replica.id:016x}", secrets.token_hex(16)
+        nonce = secrets.token_hex(16)
         headers = {"Content-Type": CBOR, SENDER: sender}
         if access.secret is not None:
             time, body = self._caller.time(), digest(call.body)
