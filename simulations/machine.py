@@ -298,7 +298,7 @@ class Machine:
         life = self.life
         self.requests += 1
         for machine in self.world.machines.values():
-            machine.retired += machine.life > 0 and machine.replica.id in replicas
+            machine.retired += machine.was_ever_up and machine.replica.id in replicas
         self.perform(self.gossip.retire(replicas), done)
 
     def call_no_more(self, names: set[str]) -> None:
@@ -306,6 +306,11 @@ class Machine:
         self.addresses = tuple(name for name in self.addresses if name not in names)
         if self.is_up:
             self.gossip.change_peers(self.addresses)
+
+    @property
+    def was_ever_up(self) -> bool:
+        """Whether it has come to be a replica; one that has died in each of its starts has not."""
+        return self._id is not None
 
     def lives_as(self, replica: ReplicaId) -> bool:
         return self._id == replica

@@ -187,7 +187,7 @@ class World:
     def _name_all(self) -> None:
         """Nodes may have taken other ids since they were started."""
         for machine in self.machines.values():
-            if machine.life:
+            if machine.was_ever_up:
                 self.name_replica(machine.replica.id, machine.name)
 
     def in_words(self, seen: str) -> str:
