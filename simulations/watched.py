@@ -78,9 +78,11 @@ class Showed(NamedTuple):
 
 
 class CutShort(NamedTuple):
-    """Deltas were taken off the log, up to these, though members may lack them."""
+    """The log was pruned where all members have what `covered` covers; `gone` are the deltas up to which that
+    was done though members may lack them."""
 
     gone: Clock
+    covered: Clock
 
 
 class Registered(NamedTuple):
@@ -193,8 +195,8 @@ class WatchedReplica(Replica):
         floor = Tables(txn).head().floor
         if not is_full and floor != had:
             self.notes.append(Pruned(Clock({r: seq for r, seq in floor.items() if had[r] < seq})))
-        if lacked := {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}:
-            self.notes.append(CutShort(Clock(lacked)))
+        lacked = {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}
+        self.notes.append(CutShort(Clock(lacked), covered))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""
