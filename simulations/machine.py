@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.delta import Account
 from crdtmail.effects import (
     PROTOCOL,
@@ -821,6 +821,9 @@ class Machine:
             self.world.checks.pushed(self, call.address, self._since_answer[call.address])
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
+        if request.kind is Kind.PUSH and not reply.body:  # all of it was taken
+            taken = [decoded_delta(data).dot for data in decode_push(request.body)]
+            self.world.checks.told_clock(self, Clock.of(taken))
         if request.kind is Kind.EXCHANGE:
             answer = decoded_answer(reply.body, protocol=request.protocol)
             self.world.checks.told_clock(self, answer.position.clock)

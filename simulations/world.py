@@ -667,6 +667,7 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
             (conversation, "BATCH_BYTES", 300),
             (conversation, "_SMALL_BATCH", 150),
             (conversation, "RECEIVE_S", chance.choice((0.0, 0.2))),  # time stands still in a commit
+            (conversation, "GOSSIP_TIMEOUT_S", 0.1),  # a slow disk does not take all of a push in that time
             (machines, "MAX_GROUP", 3),
             # Snapshots come in pages, mailboxes in blocks.
             (serving, "BATCH_BYTES", among(60, 150, 600)),
