@@ -815,7 +815,9 @@ class Machine:
         if call.kind in (Kind.SNAPSHOT, Kind.OFFER):
             return
         if call.kind is Kind.EXCHANGE:
-            self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
+            position = decoded_position(call.body, call.protocol)
+            self.world.checks.told_clock(self, position.clock)
+            self.world.checks.told_retired(self, position.retired)
         else:
             self._check_deltas(decode_push(call.body))
             self.world.checks.pushed(self, call.address, self._since_answer[call.address])
@@ -827,6 +829,7 @@ class Machine:
         if request.kind is Kind.EXCHANGE:
             answer = decoded_answer(reply.body, protocol=request.protocol)
             self.world.checks.told_clock(self, answer.position.clock)
+            self.world.checks.told_retired(self, answer.position.retired)
             self._check_deltas(answer.deltas)
             self.world.sent_deltas += len(answer.deltas)
 
