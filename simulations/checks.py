@@ -259,6 +259,14 @@ class Checks:
             own,
         )
 
+    def told_retired(self, machine: Machine, retired: Collection[ReplicaId]) -> None:
+        """This node tells another that these are gone for good."""
+        if not retired or machine.disk.is_damaged:
+            return
+        noted = {replica for replica, it in machine.disk.durable().peers().items() if it.is_retired}
+        promise, seen = "nothing is told that is not durable", "{} told that {} are retired, and noted {}"
+        expect(noted.issuperset(retired), promise, seen, machine.name, sorted(retired), sorted(noted))
+
     def told_deltas(self, machine: Machine, dots: list[Dot]) -> None:
         """This node sends these deltas, in this order."""
         own = machine.disk.durable_clock()

@@ -173,7 +173,7 @@ def _on_a_node(world: World, machine: Machine, action: actions.AnyAction) -> Why
             gone = world.machines.get(other)
             if is_down:
                 return is_down
-            if gone is None or not gone.life or gone is machine:
+            if gone is None or not gone.was_ever_up or gone is machine:
                 return f"{other} is no other node that was ever there"
             world.reached["node retired"] += 1
             machine.retire([gone.replica.id])
@@ -266,7 +266,7 @@ def _out_of_turn(world: World, action: actions.Replay | actions.Overtake) -> Why
             request = stale[-1 - back]
         case actions.Overtake(source, target):
             other, clock = world.machines.get(source), machine.gossip.head.clock
-            if other is None or not other.life or other.disk.is_damaged:
+            if other is None or not other.was_ever_up or other.disk.is_damaged:
                 return f"{source} has no log that can be read"
             log = list(other.disk.durable().log_from(Lsn(0)))
             later = next(

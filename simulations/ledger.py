@@ -54,7 +54,7 @@ class Ledger:
         self.flags_followed = 0
         """How often a flag was put after a message that had been moved elsewhere."""
         self._cut: dict[ReplicaId, Clock] = defaultdict(Clock)
-        """What each replica has taken off its log though others may lack it."""
+        """What each replica has taken off its log though members may lack it still."""
         self.made: dict[ReplicaId, int] = {}
         """How many deltas of each replica were ever durable anywhere."""
 
@@ -104,8 +104,8 @@ class Ledger:
                     self._follow_up(replica, note)
                 case Filled():
                     self._fill(replica, note, notes[place + 1 : place + 1 + note.caused])
-                case CutShort(gone):
-                    self._cut[replica] = self._cut[replica].join(gone)
+                case CutShort(gone, covered):
+                    self._cut[replica] = self._cut[replica].join(gone).without(covered)
                 case Commanded():
                     self._command(replica, note)
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crdtmail.crdt.clock import ReplicaId
+from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.delta import Account
 from crdtmail.effects import (
     PROTOCOL,
@@ -299,7 +299,7 @@ class Machine:
         life = self.life
         self.requests += 1
         for machine in self.world.machines.values():
-            machine.retired += machine.life > 0 and machine.replica.id in replicas
+            machine.retired += machine.was_ever_up and machine.replica.id in replicas
         self.perform(self.gossip.retire(replicas), done)
 
     def call_no_more(self, names: set[str]) -> None:
@@ -307,6 +307,11 @@ class Machine:
         self.addresses = tuple(name for name in self.addresses if name not in names)
         if self.is_up:
             self.gossip.change_peers(self.addresses)
+
+    @property
+    def was_ever_up(self) -> bool:
+        """Whether it has come to be a replica; one that has died in each of its starts has not."""
+        return self._id is not None
 
     def lives_as(self, replica: ReplicaId) -> bool:
         return self._id == replica
@@ -811,15 +816,21 @@ class Machine:
         if call.kind in (Kind.SNAPSHOT, Kind.OFFER):
             return
         if call.kind is Kind.EXCHANGE:
-            self.world.checks.told_clock(self, decoded_position(call.body, call.protocol).clock)
+            position = decoded_position(call.body, call.protocol)
+            self.world.checks.told_clock(self, position.clock)
+            self.world.checks.told_retired(self, position.retired)
         else:
             self._check_deltas(decode_push(call.body))
             self.world.checks.pushed(self, call.address, self._since_answer[call.address])
 
     def _check_answered(self, request: Request, reply: Reply) -> None:
+        if request.kind is Kind.PUSH and not reply.body:  # all of it was taken
+            taken = [decoded_delta(data).dot for data in decode_push(request.body)]
+            self.world.checks.told_clock(self, Clock.of(taken))
         if request.kind is Kind.EXCHANGE:
             answer = decoded_answer(reply.body, protocol=request.protocol)
             self.world.checks.told_clock(self, answer.position.clock)
+            self.world.checks.told_retired(self, answer.position.retired)
             self._check_deltas(answer.deltas)
             self.world.sent_deltas += len(answer.deltas)
 

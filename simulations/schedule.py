@@ -10,7 +10,7 @@ from simulations.config import Config
 from simulations.faults import FAULTS, ShortLog, switched_on
 from simulations.workload import workload
 
-_AROUND_A_SNAPSHOT = 0.07
+_AROUND_A_SNAPSHOT = 0.065
 """Of the runs of the swarm, those in which two clients clash around a snapshot."""
 
 _SIZES = {0.16: 92, 0.4: 5, 0.75: 3}

@@ -78,9 +78,11 @@ class Showed(NamedTuple):
 
 
 class CutShort(NamedTuple):
-    """Deltas were taken off the log, up to these, though members may lack them."""
+    """The log was pruned where all members have what `covered` covers; `gone` are the deltas up to which that
+    was done though members may lack them."""
 
     gone: Clock
+    covered: Clock
 
 
 class Registered(NamedTuple):
@@ -147,12 +149,17 @@ class WatchedReplica(Replica):
     def merge(
         self, txn: Transaction, attempt: Attempt, comparison: int, theirs: Clock, *, is_repair: bool
     ) -> bool:
-        before, place, had = Tables(txn).head().clock, len(self.notes), _states(Tables(txn))
+        head, place, had = Tables(txn).head(), len(self.notes), _states(Tables(txn))
+        before = head.clock
         is_in_doubt = is_repair or bool(Tables(txn).doubts())
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
             expect(attempt.is_on, "what was given up is not merged", f"a snapshot at {theirs}")
+            floor = Tables(txn).head().floor
+            gone = {r for r, seq in floor.items() if head.floor[r] < seq and theirs[r] <= before[r]}
+            promise = "a snapshot takes the place of no log that is here"
+            expect(not gone, promise, f"the log was at {head.floor}, and is at {floor}")
             changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
             caused = len(self.notes) - place
             self.notes.insert(
@@ -193,8 +200,8 @@ class WatchedReplica(Replica):
         floor = Tables(txn).head().floor
         if not is_full and floor != had:
             self.notes.append(Pruned(Clock({r: seq for r, seq in floor.items() if had[r] < seq})))
-        if lacked := {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}:
-            self.notes.append(CutShort(Clock(lacked)))
+        lacked = {r: seq for r, seq in floor.items() if max(had[r], covered[r]) < seq}
+        self.notes.append(CutShort(Clock(lacked), covered))
 
     def take_notes(self) -> list[Note]:
         """The notes since the last call."""

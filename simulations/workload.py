@@ -274,6 +274,17 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
     for client, node in homes:
         yield Event(0.0, actions.Connect(client, node, account))
         yield Event(0.45 * step, actions.Look(client, name))
+    if chance.random() < 0.3:  # what came too low for a reader there gets its UID while it is gone here
+        yield Event(0.5 * step, actions.Deliver(here, ("low",), name, account=account))
+        yield Event(
+            0.5 * step, actions.Deliver(there, ("high", "higher"), name, account=account, wants_uids=True)
+        )
+        yield Event(0.57 * step, actions.Look(pair[0], name))
+        yield Event(cut + 0.1, actions.Expunge(pair[0], (0.0, 1.0)))
+        yield Event(round(heal + 0.02 + 0.1 * chance.random(), 4), actions.Look(pair[1], name))
+    if chance.random() < 0.3:  # where it is deleted, nothing is left of one that was always empty
+        yield Event(0.54 * step, actions.CreateMailbox(pair[0], "Empty"))
+        yield Event(cut + 0.1, actions.DeleteMailbox(pair[1], "Empty"))
     with_there = tuple(node for node in others if chance.random() < 0.3)
     side = (here, *(node for node in others if node not in with_there))
     yield Event(cut, actions.Cut(side, (there, *with_there)))
@@ -300,10 +311,19 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
                     if isinstance(blow, actions.Move) and chance.random() < 0.2:
                         yield Event(round(then + 0.02, 4), actions.DeleteMailbox(client, name))
 
-    yield from blows(cut + 0.05, 4)
+    only_flags = chance.random() < 0.15  # then they go as a change to who has thrown the move away
+    if only_flags:
+        yield Event(cut + 0.05, actions.Move(pair[0], target, (0.0, 1.0)))
+        yield Event(cut + 0.05, actions.Mark(pair[1], (keyword,), (), (0.0, 1.0)))
+        if chance.random() < 0.4:
+            yield Event(cut + 0.1, actions.Deliver(here, ids[:1], name, account=account))
+    else:
+        yield from blows(cut + 0.05, 4)
+    came = {}
     for turn in range(2 + int(chance.random() * 4)):
-        for node in (here, there) if chance.random() < 0.5 else (here,):
+        for node in (here, there) if chance.random() < 0.5 and not only_flags else (here,):
             mailbox = name if chance.random() < 0.3 else chance.choice(NAMES)
+            came[node, mailbox] = f"x{node}{turn}"
             yield Event(
                 cut + 0.3 + 0.1 * turn, actions.Deliver(node, (f"x{node}{turn}",), mailbox, account=account)
             )
@@ -317,16 +337,26 @@ def _around_a_snapshot(chance: random.Random, config: Config, accounts: dict[str
     if drawn < 0.75:  # what hangs in the cut is given up at once
         again = there if drawn < 0.5 else here
         yield Event(heal - 0.01, actions.Crash(again))
-        yield Event(heal, actions.Start(again))
+        yield Event(heal + 0.001, actions.Start(again))  # not before, or what it asks first hangs in the cut
     yield Event(heal, actions.Heal())
+    if chance.random() < 0.2:  # reading takes long, and mail comes in meanwhile
+        yield Event(heal, actions.Slow(here, 10.0))
+        for turn in range(5):
+            yield Event(
+                heal + 0.01 + 0.006 * turn, actions.Deliver(here, (f"z{turn}",), name, account=account)
+            )
+        yield Event(heal + 0.3, actions.Slow(here, 1.0))
     yield from blows(heal + 0.01, 5)
     for node in others:
         for turn in range(int(chance.random() * 3)):
             then = round(heal + 0.25 * chance.random(), 4)
             yield Event(then, actions.Deliver(node, (f"y{turn}",), name, account=account))
-    if chance.random() < 0.25:  # in the middle of it, so that it is resumed
+    if chance.random() < 0.35:  # in the middle of it, so that it is resumed, with what has changed meanwhile
         then = round(heal + 0.02 + 0.25 * chance.random(), 4)
         yield Event(then, actions.Crash(there))
+        for (node, mailbox), id in came.items():
+            if node == here and chance.random() < 0.7:
+                yield Event(then + 0.01, actions.Deliver(here, (id,), mailbox, ("$seen",), account))
         yield Event(then + 0.05, actions.Start(there))
     for client, _ in homes:
         yield Event(round(heal + 0.4 + 0.3 * chance.random(), 4), actions.Follow(client))

@@ -187,7 +187,7 @@ class World:
     def _name_all(self) -> None:
         """Nodes may have taken other ids since they were started."""
         for machine in self.machines.values():
-            if machine.life:
+            if machine.was_ever_up:
                 self.name_replica(machine.replica.id, machine.name)
 
     def in_words(self, seen: str) -> str:
@@ -361,7 +361,7 @@ class World:
         shown = self.checks.last_shown
         if self.keeps_records:
             self._list_what_is_shown()
-        if self.seed % PROBED == 0 and self._everybody_writes():
+        if (self.seed % PROBED == 0 or self._renewed()) and self._everybody_writes():
             self.checks.agree(self.members)
         self.checks.last_shown = shown  # without the probes
         self._expect_little_traffic()
@@ -387,7 +387,8 @@ class World:
     def _everybody_writes(self) -> bool:
         """Whatever happened to a node, it takes mail again, and the others get it.
 
-        All of them in one run of `ALL_WRITE`, one in the others; whether it was all.
+        All of them in one run of `ALL_WRITE`; in the others those that have taken another id, or just one.
+        Whether it was all.
         """
         self.record("probe", "")
         members = self.members
@@ -395,7 +396,8 @@ class World:
         if not self._is_at_rest():  # or just asking
             self.run_until(self.now_us + int(CALM_LIMIT_S * 1e6), self._is_at_rest)
         pushed, exchanges, made = self.pushed_deltas, self.exchanges, self._made()
-        writers = members if self.seed % ALL_WRITE == 0 else [members[self.seed % len(members)]]
+        one = members[self.seed % len(members)]
+        writers = members if self.seed % ALL_WRITE == 0 else self._renewed() or [one]
         account, lacking = self.config.accounts[0], {machine.name for machine in writers}
         # Of a change that a short log has let go of already, the others hear by snapshot.
         is_mesh = self.config.topology == "mesh" and ShortLog.name not in self.config.faults
@@ -435,6 +437,10 @@ class World:
                 f"{self.pushed_deltas - pushed} were sent instead of {most}",
             )
         return writers is members
+
+    def _renewed(self) -> list[Machine]:
+        """Those that live under another id than they were started with."""
+        return [machine for machine in self.members if machine.gossip.renewed]
 
     def _expect_senders_known(self, writers: list[Machine]) -> None:
         """Who talks with one that has just sent its change around knows that it has it."""
@@ -662,6 +668,7 @@ def _limits(seed: int, config: Config) -> Iterator[None]:
             (conversation, "BATCH_BYTES", 300),
             (conversation, "_SMALL_BATCH", 150),
             (conversation, "RECEIVE_S", chance.choice((0.0, 0.2))),  # time stands still in a commit
+            (conversation, "GOSSIP_TIMEOUT_S", 0.1),  # a slow disk does not take all of a push in that time
             (machines, "MAX_GROUP", 3),
             # Snapshots come in pages, mailboxes in blocks.
             (serving, "BATCH_BYTES", among(60, 150, 600)),
