@@ -354,11 +354,13 @@ class Node:
             return
         touched = self.replica.take_touched()
         with self._store.snapshot() as snapshot:
-            head = Tables(snapshot).head()
-        self._loop.call_soon_threadsafe(self._advance, head, touched)
+            tables = Tables(snapshot)
+            head, id = tables.head(), tables.replica()
+        assert id is not None, "an open store has a replica"
+        self._loop.call_soon_threadsafe(self._advance, head, id, touched)
 
-    def _advance(self, head: Head, touched: set[Account]) -> None:
-        self.gossip.head = head
+    def _advance(self, head: Head, id: ReplicaId, touched: set[Account]) -> None:
+        self.gossip.head, self.replica.id = head, id
         for account in touched:
             if (event := self._watched.pop(account, None)) is not None:
                 event.set()

@@ -145,6 +145,9 @@ class Replica:
         time_ms: Callable[[], int],
     ) -> None:
         self.id = id
+        """Who we are, durably.  Whoever performs what is asked for sets it after each commit."""
+        self.author = id
+        """Who we are in the transaction that runs: another id comes with it, or comes to nothing with it."""
         self.members = frozenset(members) | {id}
         self._touched: set[Account] = set()
         self._filling: Attempt | None = None
@@ -192,7 +195,7 @@ class Replica:
         if head.clock.covers(delta.dot):
             return Outcome.KNOWN
         self._be_who_the_store_says(tables)
-        if delta.replica == self.id:
+        if delta.replica == self.author:
             raise PeerError(
                 f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
                 Refusal.OWN_DELTA,
@@ -205,7 +208,7 @@ class Replica:
         _check_uids(tables, delta)
         _check_replicas(head.clock.with_dot(delta.dot))
         self._touched.add(delta.account)
-        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
+        rehomings = apply(tables, head, delta, data, replica=self.author, now_ms=self.time_ms())
         self._rehome(tables, delta.account, rehomings)
         return Outcome.APPLIED
 
@@ -239,14 +242,14 @@ class Replica:
         self._be_who_the_store_says(tables)
         if self._filling is not attempt or not attempt.is_on:
             raise PeerError("the snapshot was given up, and deltas may have come since")
-        if theirs[self.id] > head.clock[self.id]:
+        if theirs[self.author] > head.clock[self.author]:
             raise PeerError("the peer has changes of this node that its own store has lost")
         if is_repair and not theirs.includes(head.floor):
             raise PeerError("the log no longer holds what was changed since the snapshot")
         _check_replicas(head.clock.join(theirs))
         if any(tables.staged_mailbox(*each) is not None for each in self._renumbered):
             return False
-        merged = merge(tables, head, comparison, theirs, replica=self.id, is_repair=is_repair)
+        merged = merge(tables, head, comparison, theirs, replica=self.author, is_repair=is_repair)
         self._touched |= merged.accounts
         followed: dict[Account, list[Rehoming]] = {}
         for account, rehoming in merged.followed:
@@ -275,15 +278,15 @@ class Replica:
         """
         tables = WritableTables(txn)
         self._be_who_the_store_says(tables)
-        if self.id != old:  # several may say so at once
+        if self.author != old:  # several may say so at once
             return False
         self._given_up.add(old)
         if is_ambiguous:
             sure = max((peer.clock[old] for peer in tables.peers().values()), default=0)
             tables.put_doubts(tables.doubts() | {old: sure})
-        self.id, self._has_renewed = self._new_id(), True
-        self.members |= {self.id}
-        tables.put_identity(self.id, tables.place())
+        self.author, self._has_renewed = self._new_id(), True
+        self.members |= {self.author}
+        tables.put_identity(self.author, tables.place())
         return True
 
     def _be_who_the_store_says(self, tables: Tables) -> None:
@@ -291,14 +294,14 @@ class Replica:
         if self._has_renewed:
             id = tables.replica()
             assert id is not None, "an open store has a replica"
-            self.id = id
+            self.author = id
 
     def retire(self, txn: Transaction, replicas: Iterable[ReplicaId]) -> None:
         """These are gone for good: nothing is kept for them any more.  Raises Forbidden for ourselves."""
         tables = WritableTables(txn)
         known = tables.peers()
         for replica in replicas:
-            if replica == self.id:
+            if replica == self.author:
                 raise Forbidden("a node cannot retire itself; stop it, and say so to another node")
             record = known.get(replica) or PeerRecord("", Clock(), self.time_ms())
             tables.put_peer(replica, record._replace(is_retired=True))
@@ -375,7 +378,7 @@ class Replica:
             raise AlreadyExists(f"a mailbox named {name!r} exists already (id {taken.hex()})")
         if len(living) >= MAX_MAILBOXES_PER_ACCOUNT:
             raise TooLarge(f"an account has at most {MAX_MAILBOXES_PER_ACCOUNT} mailboxes")
-        directory = Directory(tables.directory(account), self.id)
+        directory = Directory(tables.directory(account), self.author)
         mailbox = directory.new_id(account, name)
         updates = [directory.create(mailbox, name)]
         if role is not None or is_subscribed is not None:
@@ -409,7 +412,7 @@ class Replica:
                 raise TooLarge(f"a mailbox below would have a name of over {MAX_MAILBOX_NAME} bytes")
             if new in names:
                 raise AlreadyExists(f"a mailbox named {new!r} exists already")
-        update = Directory(tables.directory(account), self.id).rename(
+        update = Directory(tables.directory(account), self.author).rename(
             [(id, living[id].base_name, new) for id, new in renamed.items()]
         )
         self._commit(tables, account, *self._additions(tables, account, [update]))
@@ -432,7 +435,7 @@ class Replica:
         kept = {name for name in entry.annotations if (annotations or {}).get(name, "") is not None}
         if len(kept | {name for name, value in (annotations or {}).items() if value}) > MAX_ANNOTATIONS:
             raise TooLarge(f"a mailbox has at most {MAX_ANNOTATIONS} annotations")
-        update = Directory(tables.directory(account), self.id).describe(
+        update = Directory(tables.directory(account), self.author).describe(
             mailbox, role=role, is_subscribed=is_subscribed, annotations=annotations
         )
         self._commit(tables, account, *self._additions(tables, account, [update]))
@@ -444,7 +447,7 @@ class Replica:
         entry = living_mailboxes(tables, account)[mailbox]
         if entry.base_name == INBOX:
             raise Forbidden("INBOX cannot be deleted")
-        update = Directory(tables.directory(account), self.id).vacate(mailbox, entry.base_name)
+        update = Directory(tables.directory(account), self.author).vacate(mailbox, entry.base_name)
         deletion = DeleteMailbox(mailbox, box.alive)
         self._commit(tables, account, deletion, *self._directory_updates(tables, account, [update]))
 
@@ -461,7 +464,7 @@ class Replica:
     ) -> None:
         """Make or change a script, make it the active one or not.  Raises NotFound, TooLarge."""
         tables = WritableTables(txn)
-        directory = Directory(tables.directory(account), self.id)
+        directory = Directory(tables.directory(account), self.author)
         updates = []
         if content is not None:
             if name not in directory.scripts() and len(directory.scripts()) >= MAX_SCRIPTS:
@@ -476,7 +479,7 @@ class Replica:
     def delete_script(self, txn: Transaction, account: Account, name: str) -> None:
         """Raises NotFound, and Forbidden for the active script (RFC 5804 section 2.10)."""
         tables = WritableTables(txn)
-        directory = Directory(tables.directory(account), self.id)
+        directory = Directory(tables.directory(account), self.author)
         if name not in directory.scripts():
             raise _no_script(name)
         if directory.active_script == name:
@@ -625,12 +628,12 @@ class Replica:
         if not operations:
             return
         self._be_who_the_store_says(tables)
-        if self.id in self._given_up:
+        if self.author in self._given_up:
             raise Overloaded(
                 "this node must take another id before it writes, and could not note that down yet"
             )
         head = tables.head()
-        delta = Delta(Dot(self.id, head.clock[self.id] + 1), account, operations)
+        delta = Delta(Dot(self.author, head.clock[self.author] + 1), account, operations)
         assert head.clock.includes(delta.context), "a context holds only what this replica has seen"
         try:
             data = encode_delta(delta)
@@ -639,7 +642,7 @@ class Replica:
         if len(data) > MAX_DELTA:
             raise TooLarge(f"the change takes {len(data)} bytes, at most {MAX_DELTA} fit one delta")
         self._touched.add(account)
-        rehomings = apply(tables, head, delta, data, replica=self.id, now_ms=self.time_ms())
+        rehomings = apply(tables, head, delta, data, replica=self.author, now_ms=self.time_ms())
         assert not rehomings, "this replica's own moves have seen all that it did"
 
     def _rehome(self, tables: WritableTables, account: Account, rehomings: list[Rehoming]) -> None:
@@ -664,7 +667,7 @@ class Replica:
         return box
 
     def _stripe(self, head: Head) -> Stripe:
-        return Stripe.of(self.id, self.members | head.clock.entries.keys())
+        return Stripe.of(self.author, self.members | head.clock.entries.keys())
 
     def _causes(self, box: Mailbox) -> Clock:
         """What an addition to the mailbox must not overtake: what keeps it alive.
@@ -672,7 +675,7 @@ class Replica:
         If one of this replica's own deltas does, that one has waited for its creation, and whoever takes our
         next delta has that one.
         """
-        return Clock() if box.alive[self.id] else box.alive
+        return Clock() if box.alive[self.author] else box.alive
 
     def _numbered(
         self, tables: Tables, box: Mailbox, messages: Sequence[IncomingMessage]

@@ -39,7 +39,7 @@ def write(replica: Replica, work: Callable[[Replica, Transaction], T]) -> Steps[
         before = tables.head()
         result = work(replica, txn)
         after = tables.head()
-        dot = Dot(replica.id, after.clock[replica.id]) if after.lsn > before.lsn else None
+        dot = Dot(replica.author, after.clock[replica.author]) if after.lsn > before.lsn else None
         return result, Written(dot, after.clock)
 
     return persist(run)

@@ -104,7 +104,7 @@ class Checks:
         asleep = sorted(changed - touched)
         expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
         world = self.world
-        self.ledger.enter(machine.replica.id, notes)
+        self.ledger.enter(machine.replica.author, notes)
         received = [note.dot for note in notes if isinstance(note, Received)]
         self.received.update(received)
         head = machine.disk.synced

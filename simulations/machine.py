@@ -599,16 +599,17 @@ class Machine:
             return
         read = [self._query(write.query) if write.query is not None else None for write in batch.writes]
         # The writer goes on at once; the rest of the node hears of the commit a moment later.
-        head = self.disk.synced
+        head, id = self.disk.synced, self.disk.durable().replica()
+        assert id is not None, "an open store has a replica"
         self._under_way += 1
-        self._later(_ADVANCE_US, lambda: self._advance(batch, head, read))
+        self._later(_ADVANCE_US, lambda: self._advance(batch, head, id, read))
         self._is_writing = False
         self._write_next()
 
-    def _advance(self, batch: _Batch, head: Head, read: list[_Answer | None]) -> None:
+    def _advance(self, batch: _Batch, head: Head, id: ReplicaId, read: list[_Answer | None]) -> None:
         """A commit is durable: the core hears of it, and then whoever waited for it."""
         self._under_way -= 1
-        self.gossip.head = head
+        self.gossip.head, self.replica.id = head, id
         life = self.life
         self.progress()
         for write, outcome, answer in zip(batch.writes, batch.outcomes, read, strict=True):
@@ -740,6 +741,11 @@ class Machine:
                     world.checks.failed_again(self, peer, failed)
                 resume(value, error)
 
+        expect(
+            self.disk.durable().replica() == self.replica.id,
+            "nothing is told that is not durable",
+            f"{self.name} calls itself what its disk does not",
+        )
         request = Request(call.kind, self.replica.id, call.body, call.protocol)
         world.network.requests[self.name, peer].append(request)
         world.carry(self, peer, request, partial(self._take, call, finish))

@@ -43,7 +43,9 @@ class Master:
         self.replica.members |= {ReplicaId(other) for other in knows}
 
     def do(self, command: Callable[[Replica, Transaction], T]) -> T:
-        return self.store.transact(lambda txn: command(self.replica, txn))
+        result = self.store.transact(lambda txn: command(self.replica, txn))
+        self.replica.id = self.replica.author
+        return result
 
     def ask(self, query: Callable[[Tables], T]) -> T:
         with self.store.snapshot() as snapshot:

@@ -12,7 +12,7 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import dump, encode_delta, with_checksum
 from crdtmail.crdt.delta import Create, Delta, MailboxId
 from crdtmail.effects import Call, Compute, Kind, Persist, Read, Reply, Steps
-from crdtmail.errors import PeerError, Refusal
+from crdtmail.errors import PeerError, Refusal, StoreFull
 from crdtmail.gossip import filling
 from crdtmail.gossip.codec import decode_clock, decode_position, encode_answer, encode_position, encode_push
 from crdtmail.gossip.conversation import Gossip
@@ -83,6 +83,7 @@ class Talker:
             match effect:
                 case Persist(work):
                     result = self.master.store.transact(work)
+                    self.master.replica.id = self.master.replica.author
                     self.gossip.head = self.master.ask(lambda tables: tables.head())
                 case Read(query):
                     with self.master.store.snapshot() as snapshot:
@@ -226,6 +227,31 @@ def test_a_wall_clock_that_is_set_back_hides_no_member_behind_what_it_was_before
         talker.now += 1000.25
         wall_ms += 1_000_250
         first.master.do(lambda _, txn, last=talker: last.gossip.remember_peers(txn))  # type: ignore[misc]
+
+
+def test_an_id_that_could_not_be_written_down_is_told_to_nobody_and_taken_when_there_is_room() -> None:
+    talker = Talker()
+    talker.write()
+    talker.new_id = ReplicaId(7)
+    retired = encode_position(Position(PEER, "peer", Clock(), 0, frozenset({ReplicaId(1)})))
+    transact = talker.master.store.transact
+
+    def full(work: Callable[[Transaction], Any]) -> Any:
+        def fail(txn: Transaction) -> None:
+            work(txn)
+            raise StoreFull("no room")
+
+        return transact(fail)
+
+    talker.master.store.transact = full  # type: ignore[method-assign]
+    with pytest.raises(StoreFull):
+        talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, retired))
+    assert talker.gossip.position.replica == 1
+    talker.master.store.transact = transact  # type: ignore[method-assign]
+    talker.perform(talker.gossip.answer(Kind.EXCHANGE, PEER, retired))
+    assert talker.gossip.position.replica == 7
+    talker.master.create("Work")
+    assert talker.master.clock[ReplicaId(7)] == 1
 
 
 def test_a_large_question_about_an_offer_is_read_where_it_holds_nobody_up() -> None:

@@ -12,7 +12,6 @@ from crdtmail.errors import PeerError, UnknownProtocol
 from crdtmail.gossip.codec import decode_answer, decode_position, encode_answer, encode_position
 from crdtmail.gossip.messages import ExchangeAnswer, Position
 from crdtmail.replica import Keep
-from tests.filling import perform
 from tests.nodes import CHAIN, cluster, run, single, until
 from tests.test_api import add, prepared
 from tests.test_conversation import ADDRESS, PEER, Talker
@@ -61,7 +60,7 @@ def test_a_node_that_takes_another_id_meanwhile_asks_an_older_peer_under_that() 
     def answer(call: Call) -> Reply:
         asked.append((call.protocol, decode_position(call.body, call.protocol).replica))
         if call.protocol == PROTOCOL:
-            perform(talker.gossip._renew(ReplicaId(1), is_ambiguous=True), talker.master.store)
+            talker.perform(talker.gossip._renew(ReplicaId(1), is_ambiguous=True))
         return old_answer(talker, call, Clock())
 
     talker.perform(talker.gossip.converse(ADDRESS), answer)
