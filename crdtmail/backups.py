@@ -1,7 +1,8 @@
 """Copies of a store: made while its node runs, checked before they count, put back without losing anything.
 
 A copy is written beside the place where it is to be and moved there when it is whole and durable, so what
-bears a backup's name is one.  It holds no `place`: a node that is started on it takes it for a copy.
+bears a backup's name is one.  It holds no `place`, so a node that is started on it takes it for a copy, also
+where it was put over the node's own file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from crdtmail.store.lmdb_store import (
     copy_store,
     data_file,
     disk_errors,
+    forget_place,
     has_lock,
     holding,
     reading,
@@ -127,7 +129,9 @@ def restore(source: Path, data: Path, *, replace: bool, lose_changes: bool, watc
 def _copied(data: Path, copy: Path) -> Contents:
     copy_store(data, copy)
     with _sound(f"the store in {data}"), reading(copy) as rows:
-        return _contents(rows, copy)
+        contents = _contents(rows, copy)
+    forget_place(copy)
+    return replace(contents, size=copy.stat().st_size)
 
 
 def _contents(rows: Snapshot, file: Path) -> Contents:

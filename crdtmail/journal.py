@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from crdtmail.crdt.clock import ReplicaId
 from crdtmail.errors import StoreError
@@ -11,19 +11,22 @@ from crdtmail.gossip.conversation import Gossip
 
 log = logging.getLogger("crdtmail.node")
 
+_ROOM_AGAIN_S = 30.0  # without a write that finds none: where little is left, small ones find it all the time
+
 
 class Journal:
     """Compares what is with what was when it was last looked at."""
 
-    def __init__(self, gossip: Gossip, before: ReplicaId | None) -> None:
+    def __init__(self, gossip: Gossip, before: ReplicaId | None, now: Callable[[], float]) -> None:
         """`before` is who the store was when it was opened, if it was anybody."""
         self._gossip = gossip
+        self._now = now
         self._replica = gossip.replica.id
         if before not in (None, self._replica):
             log.warning("this data folder is a copy: new replica id %016x (was %016x)", self._replica, before)
         self._retired = gossip.retired
         self._filling = gossip.last_filling
-        self._is_full = False
+        self._full_at: float | None = None
 
     def look(self, *, is_full: bool, asked: Iterable[ReplicaId] = ()) -> None:
         """Write down what has changed.  An operator has `asked` for the retirement of those."""
@@ -49,12 +52,14 @@ class Journal:
                 self.source(filling.peer),
             )
             self._filling = filling
-        if is_full != self._is_full:
-            self._is_full = is_full
-            if is_full:
+        now = self._now()
+        if is_full:
+            if self._full_at is None:
                 log.error("there is no room left for the store: no writes, and nothing of peers, is taken")
-            else:
-                log.info("there is room for the store again")
+            self._full_at = now
+        elif self._full_at is not None and now - self._full_at > _ROOM_AGAIN_S:
+            self._full_at = None
+            log.info("there is room for the store again")
 
     def damaged(self, error: StoreError) -> None:
         """A record was to be read and is damaged; the next ones are not told of."""

@@ -99,7 +99,7 @@ class Node:
                 cluster=cluster,
             )
         self._is_new = not self.head.clock
-        self.journal = Journal(self.gossip, before)
+        self.journal = Journal(self.gossip, before, self.now)
         self.troubles: dict[str, Trouble] = {}
         """Of the peers with which the last conversation came to nothing, by address."""
         self._namesakes = Namesakes()

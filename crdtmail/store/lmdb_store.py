@@ -325,6 +325,20 @@ def copy_store(folder: Path, target: Path) -> None:
         os.fsync(copy.fileno())
 
 
+def forget_place(copy: Path) -> None:
+    """Make a sound copy one that lies elsewhere than its original wherever it is put; durable then."""
+    size = copy.stat().st_size + MIB
+    try:
+        with lmdb.open(str(copy), subdir=False, lock=False, max_dbs=len(Table), map_size=size) as env:
+            meta = env.open_db(Table.META.value, create=False)
+            with env.begin(write=True, db=meta) as txn:
+                txn.delete(b"place")
+    except lmdb.Error as error:
+        if error.code > 0:
+            raise OSError(error.code, os.strerror(error.code)) from error
+        raise DamagedStore(f"the copy {copy} is damaged: {error}") from error
+
+
 def assure_pages(file: Path) -> None:
     """Read every page of a store that nobody writes meanwhile, used and free, as a copy would.
 

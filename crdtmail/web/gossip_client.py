@@ -79,6 +79,7 @@ class _Talk:
         self._is_answered = False
         self._is_mistrusted = False
         self._waits: str | None = None
+        """What it waits for, by its last refusal; what it answers to other questions says nothing of that."""
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
@@ -103,6 +104,7 @@ class _Talk:
                 # A bug, and the session has backed off.  The next answer may be another one.
                 log.critical("peer %s: this node has a bug: %s", address, error, exc_info=error)
             if session.failing_since is None:
+                self._waits = None
                 node.troubles.pop(address, None)
                 if is_named:
                     is_named = False
@@ -121,7 +123,7 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
-        if self._waits is not None:
+        if self._waits is not None and not self._is_mistrusted:
             return Trouble(self._waits)
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
@@ -139,18 +141,18 @@ class _Talk:
         if there is no answer.
         """
         self._is_answered = self._is_mistrusted = False
-        self._waits = None
         try:
             sender = f"{self._node.replica.id:016x}"  # as in the body, also if this node takes another id
             reply = await self._posted(call, sender)
             if reply is None:
                 reply = await self._posted(call, sender, is_last=True)
         except aiohttp.ClientConnectorCertificateError as error:
-            self._is_mistrusted = True
+            self._is_mistrusted, self._waits = True, None
             raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
         except (aiohttp.ClientError, OSError) as error:
             causes = (error, error.__cause__, error.__context__)
             self._is_mistrusted = any(isinstance(it, aiohttp.ClientSSLError | ssl.SSLError) for it in causes)
+            self._waits = None
             raise PeerUnreachable(_cause(error)) from error
         self._is_answered = True
         assert reply is not None, "the last attempt has a reply or raises"
@@ -191,6 +193,7 @@ class _Talk:
                 return Reply(response.status, sender_of(response.headers), answer)
             detail, reason = _told(answer)
             self._is_mistrusted = response.status == 401 or reason == Refusal.ANOTHER_CLUSTER
+            self._waits = None
             if response.status == 507:
                 self._waits = "it is full: it takes nothing"
             elif reason == Refusal.FILLING:
