@@ -92,7 +92,8 @@ class Result:
     scripts: list[tuple[str, str, str, bool]] = field(default_factory=list)
     """The scripts then: account, name, content, and whether it is the active one."""
     did_nothing: list[tuple[float, AnyAction, str]] = field(default_factory=list)
-    """The events of which nothing came, in seconds since the start, and why; only if there is a trace."""
+    """The events of which nothing came, in the order of time, in seconds since the start, and why; only if
+    there is a trace."""
 
     @property
     def hash(self) -> str:
@@ -620,7 +621,8 @@ def run(
         world.record("violation", "", result.violation)
     result.at_s = world.now_us / 1e6
     result.trace = world.trace
-    result.did_nothing, result.mailboxes, result.scripts = world.idle, world.mailboxes, world.scripts
+    result.did_nothing = sorted(world.idle, key=lambda idle: idle[0])
+    result.mailboxes, result.scripts = world.mailboxes, world.scripts
     result.reached = world.reached
     ledger = world.checks.ledger
     for name, times in (
