@@ -115,7 +115,7 @@ def _campaign(options: argparse.Namespace) -> int:
 
 
 class _Lines:
-    """Where no bar can be seen, a line tells of each tenth of a campaign, and none comes soon after another."""
+    """Where no bar can be seen, a line tells of each tenth of a campaign, none soon after another."""
 
     APART_S = 10.0
 

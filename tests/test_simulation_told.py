@@ -89,9 +89,8 @@ def kinds(result: Result, kind: str) -> list[Any]:
 )
 def test_a_name_or_field_that_cannot_be_meant_is_said_with_what_there_is(action: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        checked(
-            Config(nodes=("a", "b"), operations=0, story=(Event(0, Connect("phone", "a")), Event(1, action)))
-        )
+        story = (Event(0, Connect("phone", "a")), Event(1, action))
+        checked(Config(nodes=("a", "b"), operations=0, story=story))
 
 
 def test_what_is_no_event_is_said() -> None:
