@@ -39,12 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (ValueError, OSError) as error:
-        is_of_file = isinstance(error, OSError) and error.filename is not None and error.strerror
-        said = f"{error.filename}: {error.strerror}" if is_of_file else error
-        err.print(f"simulations: {said}", markup=False)
+        err.print(f"simulations: {_plain(error)}", markup=False)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _plain(error: ValueError | OSError) -> str:
+    """Of a file that cannot be opened its name and why, without the number that the system has for that."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 # Commands -----------------------------------------------------------------------------------------------

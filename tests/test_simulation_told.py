@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,22 @@ def test_a_broken_promise_is_told_in_words(bug: str) -> None:
     assert violation.startswith(f"{promise}: ")
     for code in ("Clock(", "Dot(", "Reply(", "Head("):
         assert code not in violation
+
+
+def test_a_flag_that_stays_behind_is_told_with_its_node_message_mailbox_and_account() -> None:
+    seed, _ = documented_seeds(read("testing.md"))["flags-do-not-follow-a-move"]
+    assert seed is not None
+    violation = run_seed(seed, swarm(seed, planted=("flags-do-not-follow-a-move",)), records=False).violation
+    assert violation is not None
+    said = (
+        r"mx\d did not put [+-]\$?\w+ after [\w-]+, now in \w+ of alice2?, when it took change \d+ of mx\d$"
+    )
+    assert re.search(said, violation)
+
+
+def test_a_mailbox_goes_by_its_name_and_by_a_number_only_if_there_were_several() -> None:
+    said = in_words("00ff of alice and 01ff", {}, {"00ff": "INBOX#0", "01ff": "Work#1"})
+    assert said == "INBOX of alice and Work#1"
 
 
 def test_numbers_have_no_exponents() -> None:
