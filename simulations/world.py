@@ -292,11 +292,12 @@ class World:
                 client.is_busy = False
             if self.keeps_records and action is not None:
                 why = str(error) if error is not None else getattr(result, "why", None)
-                if client is not None:
-                    what = type(action).__name__
-                    self.record("client", machine.name, client.name, what, why or _said(result))
+                who = client.name if client is not None else ""
                 if why is not None:
+                    self.record("idle", machine.name, who, type(action).__name__, why)
                     self.did_nothing(began_us, action, why)
+                elif client is not None:
+                    self.record("client", machine.name, who, type(action).__name__, _said(result))
             if error is None:
                 return
             if isinstance(error, NotYet):
