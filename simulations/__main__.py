@@ -39,10 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except (ValueError, OSError) as error:
-        err.print(f"simulations: {error}", markup=False)
+        err.print(f"simulations: {_plain(error)}", markup=False)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _plain(error: ValueError | OSError) -> str:
+    """Of a file that cannot be opened its name and why, without the number that the system has for that."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 # Commands -----------------------------------------------------------------------------------------------
@@ -92,12 +99,14 @@ def _campaign(options: argparse.Namespace) -> int:
     stop = not options.all
     began, done_before = time.monotonic(), tally.runs
     with workers(options.jobs, options.dask) as (executor, many), _bar() as bar:
+        said = _Lines(tally)
         task = bar.add_task(options.scenario, total=tally.seeds, completed=tally.runs, rate="", failed="")
 
         def progress(tally: Tally) -> None:
             rate = (tally.runs - done_before) / (time.monotonic() - began)
             failed = f"{len(tally.failures)} failed" if tally.failures else ""
             bar.update(task, completed=tally.runs, rate=f"{rate:.0f} seeds/s", failed=failed)
+            said.progress(tally, rate)
             if options.state:
                 tally.save(options.state)
 
@@ -108,6 +117,23 @@ def _campaign(options: argparse.Namespace) -> int:
             raise
     seconds = time.monotonic() - began
     return _conclude(tally, many, tally.runs - done_before, seconds)
+
+
+class _Lines:
+    """Where no bar can be seen, a line tells of each tenth of a campaign, none soon after another."""
+
+    APART_S = 10.0
+
+    def __init__(self, tally: Tally) -> None:
+        self._told, self._told_s = tally.runs, time.monotonic()
+
+    def progress(self, tally: Tally, rate: float) -> None:
+        now = time.monotonic()
+        if err.is_terminal or now - self._told_s < self.APART_S or tally.runs - self._told < tally.seeds / 10:
+            return
+        self._told, self._told_s = tally.runs, now
+        failed = f", {len(tally.failures)} failed" if tally.failures else ""
+        err.print(f"{tally.runs:,} of {tally.seeds:,} seeds, {rate:.0f} seeds/s{failed}", markup=False)
 
 
 def _say_stopped(tally: Tally, state: Path | None) -> None:

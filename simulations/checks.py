@@ -53,10 +53,15 @@ LOOK_EVERY = 6
 
 @dataclass
 class _Readers:
-    """What the readers of one mailbox on one replica were shown."""
+    """What the readers of one mailbox on one replica were shown; `where` is that, for people."""
 
+    where: str
     shown: dict[int, str] = field(default_factory=dict)
     highest: int = 0
+
+
+_Shown = list[tuple[object, ...]]
+"""All that clients can see on a node, piece by piece."""
 
 
 class Checks:
@@ -102,7 +107,8 @@ class Checks:
                 case Showed(account, mailbox, uids):
                     self._showed[machine.name, account, mailbox] |= uids
         asleep = sorted(changed - touched)
-        expect(not asleep, "who waits for a change is woken", f"{machine.name}, in the accounts {asleep}")
+        promise, seen = "who waits for a change is woken", "{} wakes nobody in the accounts {}"
+        expect(not asleep, promise, seen, machine.name, asleep)
         world = self.world
         self.ledger.enter(machine.replica.author, notes)
         received = [note.dot for note in notes if isinstance(note, Received)]
@@ -113,14 +119,12 @@ class Checks:
             world.record("sync", machine.name, news)
         key = tuple(sorted(head.clock.entries.items()))
         digest, first = self._digests.setdefault(key, (head.digest, machine.name))
-        expect(
-            digest == head.digest,
-            "equal clocks mean equal digests",
-            "{} and {} have seen the same, {}, and hold different mailboxes",
-            machine.name,
-            first,
-            head.clock,
-        )
+        if digest != head.digest:
+            apart = self._apart(machine, world.machines[first])
+            seen = (
+                f"{machine.name} and {first} have seen the same, {head.clock}, and hold different mailboxes"
+            )
+            raise Violation("equal clocks mean equal digests", seen + apart)
         self._commits[machine.name] += 1
         if self._commits[machine.name] % RECOUNT_EVERY == 0 or world.is_strict:
             self.recount(machine)
@@ -131,6 +135,19 @@ class Checks:
         if is_filled or (received and (self._commits[machine.name] % LOOK_EVERY == 0 or world.is_strict)):
             self._look_at_everything(machine)
         world.changed(machine)
+
+    @staticmethod
+    def _apart(one: Machine, other: Machine) -> str:
+        """In which mailboxes two nodes differ, unless one has seen more by now."""
+        if one.disk.synced.clock != other.disk.synced.clock:
+            return ""
+        held = [
+            {(a, id): box.digest for a in tables.accounts() for id, box in tables.mailboxes(a)}
+            for tables in (one.disk.durable(), other.disk.durable())
+        ]
+        apart = sorted(key for key in held[0].keys() | held[1].keys() if held[0].get(key) != held[1].get(key))
+        said = ", ".join(f"{mailbox.hex()} of {account}" for account, mailbox in apart)
+        return f": {said or 'their directories differ'}"
 
     def crashed(self, machine: Machine) -> None:
         """Everything that was answered is on the disk that is left."""
@@ -156,7 +173,7 @@ class Checks:
             self._expect_news(machine, account, tables.account(account).modseq, listed)
             for id, its in listed.items():
                 found = messages(tables, its.record, limit=EVERYTHING)
-                self._content(machine.name, account, id, clock, found)
+                self._content(f"{machine.name}, {account}", account, id, clock, found)
 
     def _expect_news(
         self, machine: Machine, account: Account, modseq: int, listed: Mapping[MailboxId, LivingMailbox]
@@ -165,7 +182,10 @@ class Checks:
         now = {id: (its.name, its.role, its.is_subscribed, its.annotations) for id, its in listed.items()}
         before, then = self._lists.get((machine.replica.id, account), (0, {}))
         news = modseq > before if now != then else modseq >= before
-        promise, seen = "a list that changed has a higher modseq", "{}, {}: the list changed at {}, now at {}"
+        promise, seen = (
+            "a list that changed has a higher modseq",
+            "{}, {}: it changed since modseq {}, and shows {}",
+        )
         expect(news, promise, seen, machine.name, account, before, modseq)
         self._lists[machine.replica.id, account] = modseq, now
 
@@ -207,8 +227,9 @@ class Checks:
 
     def _expect_durable(self, machine: Machine, dots: list[Dot]) -> None:
         clock = machine.disk.durable_clock()
+        promise, seen = "what was answered is on the disk", "{} lacks {}: {}"
         for dot in dots:
-            expect(clock.covers(dot), "what was answered is on the disk", "{} lacks {}", machine.name, dot)
+            expect(clock.covers(dot), promise, seen, machine.name, dot, self._answered[dot])
 
     def answered(self, machine: Machine, written: Written, what: str) -> None:
         """A client was told that its write is done."""
@@ -219,9 +240,10 @@ class Checks:
         expect(
             clock.covers(written.dot),
             "an answered write is durable",
-            "{} lacks {}",
+            "{} lacks {}: {}",
             machine.name,
             written.dot,
+            what,
         )
         promise, seen = "a token covers the write that it is for", "{} does not cover {}"
         expect(written.clock.covers(written.dot), promise, seen, written.clock, written.dot)
@@ -281,7 +303,10 @@ class Checks:
         expect(
             machine.gossip.renewed <= machine.retired,
             "no sound node takes its writes for lost",
+            "{} has taken another id {} times, and was retired {} times",
             machine.name,
+            machine.gossip.renewed,
+            machine.retired,
         )
 
     def exchanged(self, machine: Machine, address: str, answer: bytes, protocol: int) -> None:
@@ -308,8 +333,8 @@ class Checks:
         """A peer that is done with a snapshot, and said so, has none any more."""
         if reply.body == ENDED:
             held = [served.peer for served in machine.gossip.snapshots._served.values()]
-            promise = "a snapshot is not held for nobody"
-            expect(request.sender not in held, promise, f"{machine.name} still holds one")
+            promise, seen = "a snapshot is not held for nobody", "{} still holds one for {}, which is done"
+            expect(request.sender not in held, promise, seen, machine.name, request.sender)
 
     def pushed(self, machine: Machine, address: str, after_s: float) -> None:
         """This node sends a peer deltas, `after_s` after it gave that peer some for which it had asked."""
@@ -348,9 +373,8 @@ class Checks:
             if member.retired or member.disks or not member.life:
                 continue
             has = member.disk.durable_clock()
-            expect(
-                has.includes(gone), "the log is kept for those that lack it", machine.name, name, gone, has
-            )
+            promise, seen = "the log is kept for those that lack it", "{} pruned up to {}, and {} has {}"
+            expect(has.includes(gone), promise, seen, machine.name, gone, name, has)
         if self.world.config.topology == "mesh":
             heard = {heard.name for heard in machine.gossip.peers.heard.values()}
             never = sorted({*machine.addresses} - heard)
@@ -371,7 +395,14 @@ class Checks:
             expect(
                 other == machine.replica.id or message == id,
                 "two that know each other never give the same UID",
-                f"{machine.name}: {uid} for {id} and {message}",
+                "{}, {}, {}: UID {} for {}, and on {} for {}",
+                machine.name,
+                note.account,
+                mailbox.hex(),
+                uid,
+                id,
+                other,
+                message,
             )
 
     def disk_gone(self, machine: Machine, image: Image) -> None:
@@ -399,29 +430,36 @@ class Checks:
         self, machine: Machine, account: Account, mailbox: MailboxId, shown: Mapping[int, MessageId]
     ) -> None:
         """A client was told UIDs of what it has just added (RFC 4315); all of the mailbox count as shown."""
-        readers = self._readers.setdefault((machine.replica.id, account, mailbox), _Readers())
+        readers = self._readers_of(machine, account, mailbox)
         highest = readers.highest
         for uid, id in shown.items():
-            self._show(readers, machine.name, uid, id, highest)
+            self._show(readers, uid, id, highest)
         self._expect_mark(machine, account, mailbox, readers)
 
-    def _show(self, readers: _Readers, where: str, uid: int, id: str, highest: int) -> None:
+    def _readers_of(self, machine: Machine, account: Account, mailbox: MailboxId) -> _Readers:
+        key = machine.replica.id, account, mailbox
+        if key not in self._readers:
+            self._readers[key] = _Readers(f"{machine.name}, {account}, {mailbox.hex()}")
+        return self._readers[key]
+
+    def _show(self, readers: _Readers, uid: int, id: str, highest: int) -> None:
         """A reader is shown a message under this UID; `highest` is the highest that was shown before."""
         known = readers.shown.get(uid)
         if known is not None:
             same = known == id
             promise, seen = "a shown UID never changes its meaning", "{}: UID {} was {}, and is {}"
-            expect(same, promise, seen, where, uid, known, id)
+            expect(same, promise, seen, readers.where, uid, known, id)
         else:
-            promise, seen = "a new UID is above all that were shown", "{}: UID {} after {} was shown"
-            expect(uid > highest, promise, seen, where, uid, highest)
+            promise, seen = "a new UID is above all that were shown", "{}: UID {} for {} after {} was shown"
+            expect(uid > highest, promise, seen, readers.where, uid, id, highest)
             readers.shown[uid] = id
             readers.highest = max(readers.highest, uid)
 
     def _expect_mark(self, machine: Machine, account: Account, mailbox: MailboxId, readers: _Readers) -> None:
         box = machine.disk.durable().mailbox(account, mailbox)
         holds = box is None or box.shown >= readers.highest
-        expect(holds, "the shown mark is durable before a UID is shown", f"{machine.name}, {account}")
+        promise, seen = "the shown mark is durable before a UID is shown", "{}: UID {} was shown"
+        expect(holds, promise, seen, readers.where, readers.highest)
 
     def looked(
         self, machine: Machine, account: Account, mailbox: MailboxId, looked: Looked, token: Clock
@@ -431,13 +469,14 @@ class Checks:
         self._not_older(machine, looked.clock, token)
         found = looked.messages
         self._content(where, account, mailbox, looked.clock, found)
-        self._counters(where, looked.record, found)
-        readers = self._readers.setdefault((machine.replica.id, account, mailbox), _Readers())
+        self._counters(where, mailbox, looked.record, found)
+        readers = self._readers_of(machine, account, mailbox)
         uids = [int(message.uid) for message in found]
-        expect(uids == sorted(set(uids)), "every message has a UID of its own, ascending", where, uids)
+        promise = "every message has a UID of its own, ascending"
+        expect(uids == sorted(set(uids)), promise, readers.where, uids)
         highest = readers.highest
         for message in found:
-            self._show(readers, where, int(message.uid), message.id, highest)
+            self._show(readers, int(message.uid), message.id, highest)
         self._expect_mark(machine, account, mailbox, readers)
         self.world.reached["mailbox read"] += 1
 
@@ -451,11 +490,10 @@ class Checks:
     ) -> None:
         """A reader that follows the changes holds this copy; one that reads everything is shown `looked`."""
         self.looked(machine, account, mailbox, looked, Clock())
-        expect(
-            list(copy.values()) == looked.messages,
-            "changes lead from one state to the next",
-            f"{machine.name}, {account}: {_said(copy.values())} instead of {_said(looked.messages)}",
-        )
+        if list(copy.values()) != looked.messages:
+            instead = f"{_said(copy.values())} instead of {_said(looked.messages)}"
+            where = f"{machine.name}, {account}, {mailbox.hex()}"
+            raise Violation("changes lead from one state to the next", f"{where}: {instead}")
         self.world.reached["changes followed"] += 1
 
     def told_vanished(
@@ -463,8 +501,8 @@ class Checks:
     ) -> None:
         """A reader was told that these UIDs are no more."""
         never = set(vanished) - self._showed[machine.name, account, mailbox]
-        promise, seen = "what nobody was shown does not vanish", "{}, {}: {}"
-        expect(not never or machine.disks > 0, promise, seen, machine.name, account, never)
+        promise, seen = "what nobody was shown does not vanish", "{}, {}, {}: UIDs {}"
+        expect(not never or machine.disks > 0, promise, seen, machine.name, account, mailbox.hex(), never)
 
     def _not_older(self, machine: Machine, clock: Clock, token: Clock) -> None:
         lacking = token.without(clock)
@@ -495,17 +533,29 @@ class Checks:
             expect(
                 (message.size, message.received_at) == (sent.size, sent.received_at),
                 "size and date are those of the message",
+                "{}, {}: {} has {} bytes and came at {}, instead of {} and {}",
                 where,
+                identity,
                 message.id,
+                message.size,
+                message.received_at,
+                sent.size,
+                sent.received_at,
             )
 
     @staticmethod
-    def _counters(where: str, record: Mailbox, found: list[MessageView]) -> None:
+    def _counters(where: str, mailbox: MailboxId, record: Mailbox, found: list[MessageView]) -> None:
         unread = sum(not {"$seen", "$draft"} & message.keywords for message in found)
         expect(
             (record.total, record.unread) == (len(found), unread),
             "the counters count the messages",
-            f"{where}: {record.total} and {record.unread} unread instead of {len(found)} and {unread}",
+            "{}, {}: {} and {} unread instead of {} and {}",
+            where,
+            mailbox.hex(),
+            record.total,
+            record.unread,
+            len(found),
+            unread,
         )
 
     def listed(
@@ -552,11 +602,10 @@ class Checks:
         """A property of the directory shows a value that nobody who had seen it has replaced."""
         last, _ = self.ledger.register(account, key, clock)
         wanted = last or [default]
-        expect(
-            shown in wanted,
-            "a property is what was set last",
-            f"{where}: {key} is {shown!r}, not {sorted(wanted)}",
-        )
+        if shown not in wanted:
+            what = f"{where}, {account}: {', '.join(key)}"
+            permitted = " or ".join(map(repr, sorted(wanted)))
+            raise Violation("a property is what was set last", f"{what}: is {shown!r}, not {permitted}")
 
     # When all is quiet ----------------------------------------------------------------------------------
 
@@ -573,9 +622,9 @@ class Checks:
                 machines[0].name,
                 heads[0].clock,
             )
-            for dot in self._answered:
+            for dot, what in self._answered.items():
                 kept = head.clock.covers(dot) or self._is_lost(dot)
-                expect(kept, "no answered write is lost", "{} is not on {}", dot, machine.name)
+                expect(kept, "no answered write is lost", "{} is not on {}: {}", dot, machine.name, what)
         for machine in machines:
             self._expect_no_blame(machine)
             self._expect_used_up(machine)
@@ -589,7 +638,10 @@ class Checks:
                     expect(
                         above,
                         "a UID is never given twice",
-                        f"{machine.name}: the next is {box.uid_next}, and {readers.highest} was shown",
+                        "{}: the next is {}, and {} was shown",
+                        readers.where,
+                        box.uid_next,
+                        readers.highest,
                     )
         self.agree(machines)
 
@@ -605,15 +657,16 @@ class Checks:
                 "digests are equal exactly when views are",
                 f"{first.name} and {machine.name} show {'the same' if same else 'different things'}",
             )
-            promise = "all nodes show the same, UIDs included"
-            expect(same, promise, f"{first.name} and {machine.name} do not")
+            if not same:
+                apart = _apart(first.name, views[0], machine.name, view)
+                raise Violation("all nodes show the same, UIDs included", apart)
 
-    def _everything(self, machine: Machine, clock: Clock) -> list[object]:
+    def _everything(self, machine: Machine, clock: Clock) -> _Shown:
         """All that clients can see on a node.  One node's is held against the reference; the others' must be
         the same."""
         tables, where = machine.disk.durable(), machine.name
         is_judged = machine is self.world.members[0]
-        seen: list[object] = []
+        seen: _Shown = []
         for account in self.world.config.accounts:
             listed = living_mailboxes(tables, account)
             written = scripts(tables, account)
@@ -623,13 +676,13 @@ class Checks:
                 self._scripts(where, account, clock, written)
             for id, its in listed.items():
                 found = messages(tables, its.record, limit=EVERYTHING)
-                self._counters(f"{where}, {account}", its.record, found)
+                self._counters(f"{where}, {account}", id, its.record, found)
                 if is_judged:
                     self._content(f"{where}, {account}", account, id, clock, found)
                     self.last_shown += [(account, its.name, int(m.uid), m.id, m.keywords) for m in found]
-                seen.append((id, its.name, its.role, its.is_subscribed, its.annotations))
-                seen.append([message[:5] for message in found])
-            seen.append(written)
+                seen.append((account, its.name, id.hex(), its.role, its.is_subscribed, its.annotations))
+                seen += [(account, its.name, *message[:5]) for message in found]
+            seen += [(account, *script) for script in written]
         return seen
 
     def _scripts(self, where: str, account: Account, clock: Clock, written: list[Script]) -> None:
@@ -639,24 +692,28 @@ class Checks:
         if active or shown.keys() >= set(chosen):  # or it was deleted while somebody else chose it
             self._register(where, account, clock, ("active",), active, "")
         for name in SCRIPTS:
-            self._script(f"{where}, {name}", account, clock, ("script", name), shown.get(name, ""))
+            self._script(where, account, clock, ("script", name), shown.get(name, ""))
 
     def _script(self, where: str, account: Account, clock: Clock, key: tuple[str, ...], shown: str) -> None:
         last, ever = self.ledger.register(account, key, clock)
+        where = f"{where}, {account}, {' '.join(key)}"
         if len(last) == 1:
-            expect(shown in last, "a script is what was written last", f"{where}: {shown!r}")
+            promise, seen = "a script is what was written last", "{}: '{}', not '{}'"
+            expect(shown in last, promise, seen, where, shown, last[0])
         merged = self.ledger.merged_lines(account, key, clock)
         if merged is not None:
             self.world.reached["script written on two nodes at once"] += 1
             expect(
                 set(shown.splitlines()) == merged,
                 "a script written twice at once holds what both wrote",
-                f"{where}: {shown!r}, not {merged}",
+                "{}: '{}', not the lines {}",
+                where,
+                shown,
+                merged,
             )
         lines = {line for value in ever for line in value.splitlines()}
-        expect(
-            set(shown.splitlines()) <= lines, "a script holds lines that were written", f"{where}: {shown!r}"
-        )
+        promise, seen = "a script holds lines that were written", "{}: '{}', of the lines {}"
+        expect(set(shown.splitlines()) <= lines, promise, seen, where, shown, lines)
 
 
 def _clock_of(image: Image) -> Clock:
@@ -664,6 +721,22 @@ def _clock_of(image: Image) -> Clock:
     store.load(image)
     with store.snapshot() as snapshot:
         return Tables(snapshot).head().clock
+
+
+def _apart(one: str, shown: _Shown, other: str, its: _Shown) -> str:
+    """What each of two nodes shows that the other does not."""
+    return "; ".join(
+        f"{name} alone shows {', '.join(alone) or 'nothing'}"
+        for name, alone in (
+            (one, [_plain(each) for each in shown if each not in its]),
+            (other, [_plain(each) for each in its if each not in shown]),
+        )
+    )
+
+
+def _plain(shown: tuple[object, ...]) -> str:
+    words = (f"[{' '.join(sorted(of))}]" if isinstance(of, frozenset) else str(of) for of in shown)
+    return f"({' '.join(words)})"
 
 
 def _said(found: Iterable[MessageView]) -> str:

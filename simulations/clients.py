@@ -193,6 +193,7 @@ def deliver(machine: Machine, action: actions.Deliver, *, is_certain: bool = Fal
     account, keywords, world = action.account, frozenset(action.keywords), machine.world
     mailbox = yield from _mailbox_named(machine, account, action.mailbox)
     box = _identity(machine, account, mailbox)
+    where = (machine.name, account, box)
     new = [mail(id, keywords) for id in action.messages]
     shown: dict[int, MessageId] = {}
 
@@ -200,19 +201,21 @@ def deliver(machine: Machine, action: actions.Deliver, *, is_certain: bool = Fal
         did += [Did(commands.Add(box, message.id, keywords)) for message in new]
         before = _uids(txn, account, mailbox, new)
         added = replica.add(txn, account, mailbox, new)
-        expect(added == [m.id for m in new], "what was delivered is told", f"{machine.name}: {added}")
+        promise, seen = "what was delivered is told", "{}, {}, {}: {} came in, and {} was told"
+        expect(added == [m.id for m in new], promise, seen, *where, action.messages, added)
         after = _uids(txn, account, mailbox, new)
         kept = all(after[id] == uid for id, uid in before.items())
-        expect(kept, "a message that is there keeps its UID", f"{machine.name}: {before}, then {after}")
-        _expect_order([after[m.id] for m in new if m.id not in before], machine.name)
+        promise, seen = "a message that is there keeps its UID", "{}, {}, {}: {}, then {}"
+        expect(kept, promise, seen, *where, before, after)
+        _expect_order([after[m.id] for m in new if m.id not in before], where)
         if action.wants_uids:
             told = replica.show_uids(txn, account, mailbox, added)
             shown.update(_shown(txn, account, mailbox))
             expect(
                 told == {id: uid for uid, id in shown.items() if id in told} and len(told) == len(added),
                 "the UIDs that are told are those that are shown",
-                "{} told {}, and shows {}",
-                machine.name,
+                "{}, {}, {}: {} were told, and {} are shown",
+                *where,
                 told,
                 shown,
             )
@@ -226,8 +229,9 @@ def deliver(machine: Machine, action: actions.Deliver, *, is_certain: bool = Fal
         reached = yield from service.wait_for_replicas(machine.gossip, written.dot, action.ack, ACK_WAIT_S)
         late = reached >= action.ack and machine.now() - began >= ACK_WAIT_S and machine.pace == pace
         late = late and not machine.is_talking  # what it has just heard is told when that is over
-        promise = "an acknowledgement comes as soon as enough have it"
-        expect(not late and (reached >= action.ack or not is_certain), promise, machine.name, reached)
+        promise, seen = "an acknowledgement comes as soon as enough have it", "{} has {} of {}, {}"
+        is_prompt, how = not late and (reached >= action.ack or not is_certain), "late" if late else "at last"
+        expect(is_prompt, promise, seen, machine.name, reached, action.ack, how)
         world.checks.acknowledged(machine, written.dot, reached, disks_lost)
 
 
@@ -243,14 +247,15 @@ def import_mail(machine: Machine, action: actions.Import) -> Steps[None]:
         before = _uids(txn, account, mailbox, new)
         added = replica.add(txn, account, mailbox, new, if_absent=True)
         absent = [message.id for message in new if message.id not in before]
-        expect(added == absent, "an import adds what is absent", f"{machine.name}: {added}, not {absent}")
+        promise, seen = "an import adds what is absent", "{}, {}, {}: {}, not {}"
+        expect(added == absent, promise, seen, machine.name, account, box, added, absent)
 
     yield from _write(machine, account, f"imported to {action.mailbox}", run)
 
 
-def _expect_order(uids: list[Uid], where: str) -> None:
+def _expect_order(uids: list[Uid], where: tuple[str, Account, commands.Mailbox]) -> None:
     """New UIDs are in the order in which messages were named (RFC 9051 section 6.3.12, RFC 3502)."""
-    expect(uids == sorted(uids), "messages keep their order", f"{where}: {uids}")
+    expect(uids == sorted(uids), "messages keep their order", "{}, {}, {}: new UIDs {}", *where, uids)
 
 
 def _uids(
@@ -282,7 +287,8 @@ def _find(machine: Machine, account: Account, name: str) -> Steps[MailboxId]:
     found, clock = yield from read(lambda tables: (_named(tables, account, name), tables.head().clock))
     if found is None:
         taken = ledger.history(account).is_taken(ledger.seen(account, clock), name)
-        expect(taken is not True, "a mailbox is found by its name", f"{machine.name}: {name}")
+        promise, seen = "a mailbox is found by its name", "{}, {}: {} is there, and was not found"
+        expect(taken is not True, promise, seen, machine.name, account, name)
         raise NotFound(f"there is no mailbox named {name!r}")
     return found
 
@@ -386,16 +392,23 @@ def _change_messages(machine: Machine, client: Client, action: OnMessages) -> St
         did.append(Did(_command(action, box, there, tuple(meant))))
         there_before = _uids(txn, account, target, chosen)
         is_allowed = target != view.mailbox or not isinstance(action, actions.Move | actions.Copy)
-        with _allowed(is_allowed, f"{type(action).__name__} into the mailbox itself"):
+        with _allowed(machine, is_allowed, f"{type(action).__name__} into the mailbox itself"):
             found = _perform(replica, txn, account, view.mailbox, target, action, which)
         if isinstance(action, actions.Move | actions.Copy):
             there_now = _uids(txn, account, target, chosen)
-            _expect_order([uid for id, uid in there_now.items() if id not in there_before], machine.name)
+            new = [uid for id, uid in there_now.items() if id not in there_before]
+            _expect_order(new, (machine.name, account, there))
         if action.part is not None:
             expect(
                 set(found) == set(meant),
                 "a command takes the messages that were meant",
-                f"{machine.name}: {sorted(meant)} were meant, {sorted(found)} were taken",
+                "{}, {}, {}, {}: {} were meant, {} were taken",
+                machine.name,
+                account,
+                box,
+                type(action).__name__,
+                meant,
+                found,
             )
 
     return (yield from _write(machine, account, _in_words(action), run))
@@ -481,7 +494,8 @@ def _write(
             replica.undo(place)
             # A rename of several may be refused because of one; what is never allowed says nothing of names.
             is_small = machine.world.config.has_small_limits
-            expect(is_small or not isinstance(error, TooLarge), "what is small is not too large", what, error)
+            is_fair = is_small or not isinstance(error, TooLarge)
+            expect(is_fair, "what is small is not too large", "{}, {}: {}", machine.name, what, error)
             if len(did) == 1 and isinstance(error, NotFound | AlreadyExists):
                 replica.notes.append(Commanded(account, did[0]._replace(refused=True), seen, None))
             raise
@@ -494,10 +508,18 @@ def _write(
         _, written = yield from service.write(replica, noted)
     except RequestError as error:
         is_sound = not is_done or machine.disk.may_fail(error)
-        expect(is_sound, "who is refused has changed nothing", machine.name, what, error)
+        promise = "who is refused has changed nothing"
+        expect(is_sound, promise, "{} {} all the same: {}", machine.name, what, error)
         raise
-    promise = "a command's answer is its own"
-    expect(is_done and written.dot in dots, promise, "{} {}: {} of {}", machine.name, what, written.dot, dots)
+    expect(
+        is_done and written.dot in dots,
+        "a command's answer is its own",
+        "{} {}: the answer was of {}, it made {}",
+        machine.name,
+        what,
+        written.dot,
+        dots,
+    )
     machine.world.checks.answered(machine, written, what)
     return written
 
@@ -516,7 +538,7 @@ def _rename(machine: Machine, account: Account, name: str, to: str) -> Steps[Wri
                     command = commands.Rename(_identity(machine, account, id), new)
                     did.append(Did(command, vacated=its.base_name))
         is_allowed = "INBOX" not in (shown, to) and not to.startswith(f"{shown}/")
-        with _allowed(is_allowed or mailbox not in before, f"rename {shown} to {to}"):
+        with _allowed(machine, is_allowed or mailbox not in before, f"rename {shown} to {to}"):
             replica.rename_mailbox(txn, account, mailbox, to)
 
     return (yield from _write(machine, account, f"renamed {name} to {to}", run))
@@ -529,21 +551,21 @@ def _delete(machine: Machine, account: Account, name: str) -> Steps[Written]:
         before = views.living_mailboxes(Tables(txn), account)
         vacated = before[mailbox].base_name if mailbox in before else None
         did.append(Did(commands.Delete(_identity(machine, account, mailbox)), vacated=vacated))
-        with _allowed(vacated != "INBOX", f"delete {name}"):
+        with _allowed(machine, vacated != "INBOX", f"delete {name}"):
             replica.delete_mailbox(txn, account, mailbox)
 
     return (yield from _write(machine, account, f"deleted {name}", run))
 
 
 @contextmanager
-def _allowed(is_allowed: bool, what: str) -> Iterator[None]:
+def _allowed(machine: Machine, is_allowed: bool, what: str) -> Iterator[None]:
     """Expect a command to be Forbidden exactly where it is not allowed."""
     try:
         yield
     except Forbidden:
-        expect(not is_allowed, "what is allowed is not forbidden", what)
+        expect(not is_allowed, "what is allowed is not forbidden", machine.name, what)
         raise
-    expect(is_allowed, "what is never allowed is forbidden", what)
+    expect(is_allowed, "what is never allowed is forbidden", machine.name, what)
 
 
 def _annotate(machine: Machine, account: Account, action: actions.Annotate) -> Steps[Written]:
@@ -590,7 +612,7 @@ def _put_script(machine: Machine, account: Account, action: actions.PutScript) -
 def _delete_script(machine: Machine, account: Account, name: str) -> Steps[Written]:
     def run(replica: Replica, txn: Transaction, did: list[Did]) -> None:
         is_active = any(s.is_active and s.name == name for s in views.scripts(Tables(txn), account))
-        with _allowed(not is_active, f"delete the script {name}"):
+        with _allowed(machine, not is_active, f"delete the script {name}"):
             replica.delete_script(txn, account, name)
         did.append(Did(Registered(("script", name), "")))
 

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 _STRANGER = ReplicaId(0xBAD)
 
 
-def _where(action: actions.AnyAction) -> str:
-    node: str = getattr(action, "node", getattr(action, "source", ""))
+def _where(world: World, action: actions.AnyAction) -> str:
+    """The node that it concerns most; of what a client does, the one to which that has turned."""
+    client = world.clients.get(getattr(action, "client", ""))
+    node: str = getattr(action, "node", getattr(action, "source", client.node if client is not None else ""))
     return node
 
 
@@ -48,7 +50,7 @@ def apply(world: World, action: actions.AnyAction) -> None:
         why = _apply(world, action)
     finally:  # before what comes of it
         said = (type(action).__name__, actions.spelt(action), f"(did nothing: {why})" if why else "")
-        world.trace.insert(place, Record(world.now_us, "event", _where(action), said))
+        world.trace.insert(place, Record(world.now_us, "event", _where(world, action), said))
     if why is not None:
         world.did_nothing(world.now_us, action, why)
 
@@ -124,9 +126,7 @@ def _client_acts(world: World, action: actions.ClientAction) -> Why:
         case actions.List():
             steps = clients.list_mailboxes(machine, client)
         case actions.Mark() | actions.Expunge() | actions.Move() | actions.Copy() if client.view is None:
-            why = f"{client.name} has read nothing yet"
-            world.record("client", machine.name, client.name, type(action).__name__, why)
-            return why
+            return f"{client.name} has read nothing yet"
         case _:
             steps = clients.act(machine, client, action)
     world.perform_for(machine, steps, client, action)

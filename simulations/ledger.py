@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.delta import Account, MailboxId
 from crdtmail.crdt.names import make_mailbox_id, uid_validity
-from simulations.changes import Edited
+from simulations.changes import Edited, Effect
 from simulations.commands import DELETED, Add, Command, Copy, Expunge, ExpungeDeleted, Keywords, Mailbox, Move
 from simulations.reference import Disagreement, History
 from simulations.violation import Violation, expect
@@ -32,8 +32,16 @@ class _Seen:
         self.registers: dict[tuple[str, ...], list[tuple[Dot, Clock, str]]] = {}
 
 
-def _said(note: Commanded) -> str:
-    return f"{type(note.did.what).__name__} in {note.account}, having seen {note.seen}"
+def _behind(replica: ReplicaId, account: Account, effects: Iterable[Effect], cause: Dot | Clock) -> str:
+    """Keywords that a replica has not put after their messages on applying `cause`."""
+    said = []
+    for effect in effects:
+        if isinstance(effect, Edited):
+            flags = [f"+{each}" for each in sorted(effect.add)] + [
+                f"-{each}" for each in sorted(effect.remove)
+            ]
+            said.append(f"{' '.join(flags)} after {effect.message}, now in {effect.mailbox} of {account}")
+    return f"{replica:016x} did not put {'; '.join(said)}, when it took {cause}"
 
 
 _Written = tuple[Dot, Clock, str]
@@ -76,14 +84,23 @@ class Ledger:
         """What the reference calls a mailbox."""
         found = self._accounts[account].identities.get(mailbox)
         if found is None:
-            raise Violation("no mailbox lives that nobody created", mailbox.hex())
+            raise Violation("no mailbox lives that nobody created", f"{mailbox.hex()} in {account}")
         return found
+
+    def names(self) -> dict[str, str]:
+        """All mailboxes, from their ids in digits to what the reference calls them."""
+        return {
+            id.hex(): str(its)
+            for account in self._accounts.values()
+            for id, its in account.identities.items()
+        }
 
     def name_mailbox(self, account: Account, mailbox: MailboxId, name: str) -> Mailbox:
         """A client has just created this mailbox."""
         found = Mailbox(name, int.from_bytes(mailbox[:2], "big"))
         expected = make_mailbox_id(account, name, found.generation)
-        expect(mailbox == expected, "a mailbox's id is made from its name", f"{name!r}: {mailbox.hex()}")
+        promise, seen = "a mailbox's id is made from its name", "{} of {} has {}, not {}"
+        expect(mailbox == expected, promise, seen, name, account, mailbox.hex(), expected.hex())
         identities = self._accounts[account].identities
         for other, its in identities.items():
             if its.name == name and its.generation < found.generation:
@@ -136,28 +153,28 @@ class Ledger:
             if said is None:
                 continue
             is_expected = True
-            expect(
-                note.caused > 0,
-                "a flag follows the message that was moved elsewhere",
-                "not after {}",
-                note.dot,
-            )
+            if not note.caused:
+                promise = "a flag follows the message that was moved elsewhere"
+                behind = account.history.changes[said].effects
+                raise Violation(promise, _behind(replica, note.account, behind, note.dot))
             self.flags_followed += 1
             account.changes.setdefault(last, []).append(said)
         expect(
             is_open or is_expected or not note.caused,
             "only who set a flag puts it after a message",
-            "{} did after {}",
+            "{} wrote {} more in {} on {}, in which nothing was to be put after any message",
             origin,
+            note.caused,
+            note.account,
             note.dot,
         )
         if self._cut[replica]:
-            self._expect_put_after(account, self._cut[replica], note)
+            self._expect_put_after(replica, account, self._cut[replica], note)
         for each in note.followed:
             for edit in self._word_for(account, note, each):
                 account.changes.setdefault(last, []).append(account.history.put_after(origin, edit))
 
-    def _expect_put_after(self, account: _Seen, cut: Clock, note: Received) -> None:
+    def _expect_put_after(self, replica: ReplicaId, account: _Seen, cut: Clock, note: Received) -> None:
         """A keyword that comes too late is put after its message by whoever has thrown the move away; but
         `$deleted`, for what was moved may be a copy."""
         seen = self.seen(note.account, note.seen)
@@ -173,14 +190,11 @@ class Ledger:
                     self.is_certain(note.account, seen, box, edit.message) for box in boxes
                 ):
                     continue
-                for _, move in account.history.moved(seen, edit.message):
-                    expect(
-                        move not in moves or (moves[move], edit.message) in done,
-                        "a flag follows the message that was moved elsewhere",
-                        "{} not after {}",
-                        edit.message,
-                        note.dot,
-                    )
+                for box, move in account.history.moved(seen, edit.message):
+                    if move in moves and (moves[move], edit.message) not in done:
+                        promise = "a flag follows the message that was moved elsewhere"
+                        behind = [edit._replace(mailbox=box)]
+                        raise Violation(promise, _behind(replica, note.account, behind, note.dot))
 
     def _word_for(self, account: _Seen, note: Received, followed: Followed) -> Iterator[Edited]:
         """What a replica has said for the one whose keywords these are, which may not hear of the move."""
@@ -191,9 +205,11 @@ class Ledger:
         expect(
             followed.is_cut and meant,
             "only who set a flag puts it after a message",
-            "{} was put after {} where its author can do it",
-            sorted(add | remove),
+            "{} of {} was put after {} in {}, where its author can do it",
+            [*add, *remove],
+            note.dot,
             id,
+            note.account,
         )
         box = self.identity(note.account, mailbox)
         if not self.is_certain(note.account, self.seen(note.account, note.seen), box, id):
@@ -225,8 +241,9 @@ class Ledger:
             for edit in effects:
                 if edit.message in open:
                     continue
-                promise = "a flag follows the message that was moved elsewhere"
-                expect(bool(dots), promise, "not after {}", note.theirs)
+                if not dots:
+                    promise = "a flag follows the message that was moved elsewhere"
+                    raise Violation(promise, _behind(replica, account, [edit], note.theirs))
                 self.flags_followed += 1
                 it.changes.setdefault(dots[-1], []).append(it.history.put_after(f"{replica:x}", edit))
 
@@ -250,13 +267,17 @@ class Ledger:
                 vacated=did.vacated,
             )
         except Disagreement as error:
-            raise Violation("a command does what it would on a single server", str(error)) from error
+            promise = "a command does what it would on a single server"
+            raise Violation(promise, f"in {note.account}, {error}") from error
         if change is None or (note.dot is None and not is_certain):
             return
         if isinstance(did.what, Move):
             it.moves[change] = did.what
-        expect(note.dot is not None, "a command that changes something is told to others", _said(note))
-        assert note.dot is not None
+        if note.dot is None:
+            seen_of = (
+                f"{replica:016x} did {did.what} in {note.account}, having seen {note.seen}, and told nobody"
+            )
+            raise Violation("a command that changes something is told to others", seen_of)
         self._attach(note.account, note.dot, change)
 
     def _spread(self, account: Account, seen: int, command: Command) -> bool:

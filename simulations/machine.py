@@ -230,10 +230,19 @@ class Machine:
             return
         assert isinstance(replica, WatchedReplica)
         expect(
-            replica.id not in self._ids_before, "a copied or lost disk never brings an old id back", self.name
+            replica.id not in self._ids_before,
+            "a copied or lost disk never brings an old id back",
+            "{} has the id of {} again",
+            self.name,
+            replica.id,
         )
         expect(
-            before in (None, replica.id), "a node that starts on its own disk keeps its id", self.name, before
+            before in (None, replica.id),
+            "a node that starts on its own disk keeps its id",
+            "{} had the id of {}, and has {}",
+            self.name,
+            before,
+            replica.id,
         )
         self._may_be_new = False
         self.replica = replica
@@ -257,7 +266,8 @@ class Machine:
             cluster="swarm",
         )
         forgotten = self.known_retired - self.gossip.retired
-        expect(not forgotten, "who is gone for good stays so across a restart", self.name, forgotten)
+        promise, seen = "who is gone for good stays so across a restart", "{} no longer knows it of {}"
+        expect(not forgotten, promise, seen, self.name, forgotten)
         self._renewed = 0
         world.record("up", self.name, f"{replica.id:016x}")
         world.name_replica(replica.id, self.name)
@@ -413,7 +423,8 @@ class Machine:
         self.set_drift(1.0)
         self.disk.fail_no_more()
         if self.disk.is_damaged:
-            expect(self.disk.scan() is not None, "a damaged record is noticed", self.name)
+            promise, seen = "a damaged record is noticed", "{} found nothing wrong on its damaged disk"
+            expect(self.disk.scan() is not None, promise, seen, self.name)
             self.crash("its disk is damaged")
             self.replace_disk("damaged", {})
         self.world.after(1, self.start)
@@ -535,7 +546,8 @@ class Machine:
     # Writing --------------------------------------------------------------------------------------------
 
     def _enqueue(self, write: _Write) -> None:
-        expect(len(self._waiting) < MAX_WRITES_WAITING, "every queue keeps within its limit", self.name)
+        promise, seen = "every queue keeps within its limit", "{} has {} writes waiting"
+        expect(len(self._waiting) < MAX_WRITES_WAITING, promise, seen, self.name, len(self._waiting))
         self._waiting.append(write)
         self._write_next()
 
@@ -843,5 +855,6 @@ class Machine:
     def _check_deltas(self, deltas: tuple[bytes, ...]) -> None:
         size = sum(map(len, deltas))
         limit: int = vars(conversation)["BATCH_BYTES"]  # which a run may have drawn in
-        expect(len(deltas) <= 1 or size <= limit, "a batch keeps within its limit", f"{size} bytes")
+        promise, seen = "a batch keeps within its limit", "{} sent {} changes of {} bytes, more than {}"
+        expect(len(deltas) <= 1 or size <= limit, promise, seen, self.name, len(deltas), size, limit)
         self.world.checks.told_deltas(self, [decoded_delta(data).dot for data in deltas])

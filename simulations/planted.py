@@ -367,7 +367,7 @@ def planted(names: Sequence[str]) -> Iterator[None]:
     with ExitStack() as stack:
         for name in names:
             if name not in PLANTED:
-                raise ValueError(f"there is no planted bug {name!r}")
+                raise ValueError(f"there is no planted bug {name!r}; there are {', '.join(PLANTED)}")
             for where, what, instead in PLANTED[name]():
                 stack.enter_context(patch.object(where, what, instead))
         yield

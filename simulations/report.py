@@ -41,9 +41,10 @@ def report(result: Result, config: Config, events: int, *, whole_trace: bool) ->
         out.print(f"  {say(healed_s):>12}  {said}", markup=False)
     if config.operations == 0:
         _print_shown(result)
-    _print_idle(result, config)
+    idle = _print_idle(result, config)
     if result.violation is None:
-        out.print("Every promise held.")
+        but = f" But {idle} of the {len(config.story)} events of the story did nothing: see above."
+        out.print(f"Every promise held.{but if idle else ''}")
     else:
         out.print(f"BROKEN: {result.violation}", markup=False, style="bold red")
 
@@ -87,15 +88,16 @@ def _print_shown(result: Result) -> None:
         out.print(f"{account}, script {name} ({active}): {' | '.join(content.splitlines())}", markup=False)
 
 
-def _print_idle(result: Result, config: Config) -> None:
-    """A story is written by a person, who wants to hear of an event that came to nothing."""
+def _print_idle(result: Result, config: Config) -> int:
+    """A story is written by a person, who wants to hear of each event that came to nothing; how many did."""
     story = {event.action for event in config.story}
     idle = [(at_s, action, why) for at_s, action, why in result.did_nothing if action in story]
     if not idle:
-        return
+        return 0
     events = "1 event of the story" if len(idle) == 1 else f"{len(idle)} events of the story"
     out.print(f"{events} did nothing:", markup=False)
     for at_s, action, why in idle[:MOST_IDLE]:
         out.print(f"  {at_s:g} s {spelt(action)}: {why}", markup=False)
     if len(idle) > MOST_IDLE:
         out.print(f"  and {len(idle) - MOST_IDLE} more; --trace shows them all")
+    return len(idle)

@@ -6,6 +6,7 @@ wants to hear of a name that does not exist, before a run says that every promis
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -42,6 +43,7 @@ def checked(config: Config) -> Config:
         if not 0 <= event.at <= config.seconds:
             raise ValueError(f"{where} is not within the {config.seconds:g} seconds of the run")
         _check_names(where, event.action, config, connected)
+        _check_amounts(where, event.action)
     return config
 
 
@@ -71,6 +73,25 @@ CHOICES: dict[type[actions.Action], tuple[str, Collection[object]]] = {
     actions.Install: ("protocol", range(OLDEST_PROTOCOL, PROTOCOL + 1)),
 }
 """Fields that can be one of a few things."""
+
+
+LEAST = {"seconds": 0, "factor": 0.001, "rate": 0.001, "commits": 1, "lasts": 1, "back": 0, "ack": 0}
+"""Fields that cannot be less than this."""
+
+
+def _check_amounts(where: str, action: actions.Action) -> None:
+    for field, least in LEAST.items():
+        value = getattr(action, field, least)
+        if not least <= value < math.inf:
+            raise ValueError(f"{where}: {field} is {value:g}; it is at least {least:g}")
+    begin, end = getattr(action, "part", None) or (0.0, 1.0)
+    if not 0 <= begin <= end <= 1:
+        raise ValueError(
+            f"{where}: part is ({begin:g}, {end:g}); it is from one fraction to another, as in (0.0, 0.5)"
+        )
+    fraction = getattr(action, "where", 0.0)
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"{where}: where is {fraction:g}; it is a fraction, from 0 to 1")
 
 
 def _check_names(where: str, action: Any, config: Config, connected: set[str]) -> None:

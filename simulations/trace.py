@@ -28,8 +28,9 @@ class Record(NamedTuple):
     | `damaged` | source | message number; it arrives all the same |
     | `sync` | node | deltas made durable |
     | `answer` | node | what a client was told, in a few words |
-    | `event` | node or empty | an event of the schedule, as a story spells it, and why it did nothing if so |
+    | `event` | node or empty | an event, by name and as a story spells it, and why it did nothing if so |
     | `client` | node | the client, what it did, and what came of it |
+    | `idle` | node | the client if there is one, what it did or was done, and why nothing came of it |
     | `failover` | node | the client that turns to it, the node that it leaves |
     | `probe` | | from here on each node takes one more message, to see whether it can |
     | `state` | | distinct states among the nodes that run, deltas that are not yet on every node |

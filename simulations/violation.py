@@ -9,6 +9,8 @@ MOST_WORDS = 400
 """Letters of what was seen.  More than a person reads is better looked up in the trace."""
 
 _DOT = re.compile(r"Dot\(replica=([^,]+), seq=(\d+)\)")
+_FIRST = re.compile(r"(?<=\w)#0\b")
+"""Only a mailbox that is not the first of its name needs a number."""
 _CLOCK = re.compile(r"Clock\(\{(.*?)\}\)")
 
 
@@ -33,10 +35,13 @@ def expect(holds: bool, promise: str, *seen: object) -> None:
         raise Violation(promise, sentence.format(*values) if fits else ": ".join([sentence, *values]))
 
 
-def in_words(text: str, names: Mapping[int, str]) -> str:
-    """The text with nodes by name instead of the ids of their replicas, and clocks without their code."""
+def in_words(text: str, names: Mapping[int, str], mailboxes: Mapping[str, str] | None = None) -> str:
+    """The text with nodes and mailboxes by name instead of their ids, and clocks without their code."""
+    for digits, mailbox in (mailboxes or {}).items():
+        text = text.replace(digits, mailbox)
     for id, name in names.items():
         text = text.replace(f"{id:016x}", name).replace(f"{id:x}", name).replace(str(id), name)
     text = _DOT.sub(r"change \2 of \1", text)
     text = _CLOCK.sub(lambda found: f"[{found[1].replace(':', '')}]" if found[1] else "[nothing]", text)
+    text = _FIRST.sub("", text)
     return text if len(text) <= MOST_WORDS else f"{text[:MOST_WORDS]} …"

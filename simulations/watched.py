@@ -140,7 +140,8 @@ class WatchedReplica(Replica):
             self.undo(place)
             raise
         if outcome is Outcome.APPLIED:
-            expect(not was_filling, "while a snapshot is taken over, deltas wait", f"{delta.dot} did not")
+            promise, seen = "while a snapshot is taken over, deltas wait", "{} did not, on {}"
+            expect(not was_filling, promise, seen, delta.dot, self.id)
             followed = tuple(each for each in self._followed if each.rehoming.move != delta.dot)
             caused = len(self.notes) - place
             self.notes.insert(place, Received(delta.dot, delta.account, before, caused, followed))
@@ -155,11 +156,15 @@ class WatchedReplica(Replica):
         self._followed.clear()
         merged = super().merge(txn, attempt, comparison, theirs, is_repair=is_repair)
         if merged:
-            expect(attempt.is_on, "what was given up is not merged", f"a snapshot at {theirs}")
+            promise, seen = "what was given up is not merged", "{} merged a snapshot at {}"
+            expect(attempt.is_on, promise, seen, self.id, theirs)
             floor = Tables(txn).head().floor
             gone = {r for r, seq in floor.items() if head.floor[r] < seq and theirs[r] <= before[r]}
-            promise = "a snapshot takes the place of no log that is here"
-            expect(not gone, promise, f"the log was at {head.floor}, and is at {floor}")
+            promise, seen = (
+                "a snapshot takes the place of no log that is here",
+                "the log of {} was at {}, and is at {}",
+            )
+            expect(not gone, promise, seen, self.id, head.floor, floor)
             changed = frozenset(account for account, _ in had ^ _states(Tables(txn)))
             caused = len(self.notes) - place
             self.notes.insert(
@@ -189,7 +194,8 @@ class WatchedReplica(Replica):
             shown = frozenset(int(uid) for uid, _, _ in tables.messages(now.number))
             self.notes.append(Showed(account, mailbox, shown))
         after = [_uid(tables, box, id) for _, id in before]
-        expect(after == sorted(after), "messages keep their order", f"{before} got the new UIDs {after}")
+        promise, seen = "messages keep their order", "{}, {}, {}: {} got the new UIDs {}"
+        expect(after == sorted(after), promise, seen, self.id, account, mailbox.hex(), before, after)
 
     def prune(self, txn: Transaction, covered: Clock, keep: Keep) -> None:
         before, oldest = Tables(txn).head(), self.time_ms() - keep.age_ms

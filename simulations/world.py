@@ -92,7 +92,8 @@ class Result:
     scripts: list[tuple[str, str, str, bool]] = field(default_factory=list)
     """The scripts then: account, name, content, and whether it is the active one."""
     did_nothing: list[tuple[float, AnyAction, str]] = field(default_factory=list)
-    """The events of which nothing came, in seconds since the start, and why; only if there is a trace."""
+    """The events of which nothing came, in the order of time, in seconds since the start, and why; only if
+    there is a trace."""
 
     @property
     def hash(self) -> str:
@@ -192,7 +193,7 @@ class World:
 
     def in_words(self, seen: str) -> str:
         self._name_all()
-        return in_words(seen, self._names)
+        return in_words(seen, self._names, self.checks.ledger.names())
 
     # What the parts tell --------------------------------------------------------------------------------
 
@@ -291,11 +292,12 @@ class World:
                 client.is_busy = False
             if self.keeps_records and action is not None:
                 why = str(error) if error is not None else getattr(result, "why", None)
-                if client is not None:
-                    what = type(action).__name__
-                    self.record("client", machine.name, client.name, what, why or _said(result))
+                who = client.name if client is not None else ""
                 if why is not None:
+                    self.record("idle", machine.name, who, type(action).__name__, why)
                     self.did_nothing(began_us, action, why)
+                elif client is not None:
+                    self.record("client", machine.name, who, type(action).__name__, _said(result))
             if error is None:
                 return
             if isinstance(error, NotYet):
@@ -337,7 +339,10 @@ class World:
         start = self.now_us
         # What was under way when it became calm is part of the storm.
         rest = self.now_us + int(CALM_LIMIT_S * 1e6)
-        expect(self.run_until(rest, self._is_at_rest), "every request is answered", "some are not")
+        if not self.run_until(rest, self._is_at_rest):
+            busy = ", ".join(machine.name for machine in self.members if not machine.is_at_rest)
+            seen = f"at work: {busy or 'nobody'}; {self.network.under_way} messages under way"
+            raise Violation("every request is answered", seen)
         self._become_equal("all nodes come to have everything")
         self.figures["convergence_s"] = round((self.now_us - start) / 1e6, 3)
         for rounds in range(READ_ROUNDS):
@@ -501,9 +506,8 @@ class World:
         # A call of stormy times may have yet to time out and to be tried again.
         limit_s = 2 * (GOSSIP_TIMEOUT_S + self.config.last_retry_s) + 1  # on a clock at half its pace
         if not self._all_know() and not self.run_until(self.now_us + int(limit_s * 1e6), self._all_know):
-            raise Violation(
-                "deltas stop flowing", f"somebody still wants to send something after {limit_s:.0f} s"
-            )
+            waiting = ", ".join(self._unsettled()) or "somebody is at work"
+            raise Violation("deltas stop flowing", f"not within {limit_s:.0f} s: {waiting}")
 
     def _watch_quiet(self) -> None:
         """Nothing but small exchanges goes between nodes that are equal, and few of them."""
@@ -565,7 +569,7 @@ class World:
         for machine in self.members:
             is_back = machine.replica.id not in retired
             promise = "who was retired comes back under another id"
-            expect(is_back, promise, f"{machine.name} still has its old one")
+            expect(is_back, promise, f"{machine.name} still has its old id")
             left = machine.gossip.head.log_bytes
             # Elsewhere it may know a member from another's disk with which it never talks.
             expect(
@@ -589,14 +593,19 @@ class World:
     def _all_know(self) -> bool:
         """Whether each member knows of each that it calls that it has everything, the last call was answered,
         and nothing is said."""
-        return self._is_at_rest() and all(
-            session.known.includes(machine.gossip.head.clock)
-            and machine.gossip.wait_s(address) is not None
-            and not session.failures
-            for machine in self.members
-            for address, session in machine.gossip.peers.sessions.items()
-            if not self.machines[address].has_left
-        )
+        return self._is_at_rest() and next(self._unsettled(), None) is None
+
+    def _unsettled(self) -> Iterator[str]:
+        """Who is not done with whom."""
+        for machine in self.members:
+            for address, session in machine.gossip.peers.sessions.items():
+                is_settled = (
+                    session.known.includes(machine.gossip.head.clock)
+                    and machine.gossip.wait_s(address) is not None
+                    and not session.failures
+                )
+                if not is_settled and not self.machines[address].has_left:
+                    yield f"{machine.name} with {address}"
 
     figures: dict[str, float]
 
@@ -626,7 +635,8 @@ def run(
         world.record("violation", "", result.violation)
     result.at_s = world.now_us / 1e6
     result.trace = world.trace
-    result.did_nothing, result.mailboxes, result.scripts = world.idle, world.mailboxes, world.scripts
+    result.did_nothing = sorted(world.idle, key=lambda idle: idle[0])
+    result.mailboxes, result.scripts = world.mailboxes, world.scripts
     result.reached = world.reached
     ledger = world.checks.ledger
     for name, times in (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from simulations import scenarios, sweep
-from simulations.__main__ import main
+from simulations.__main__ import _Lines, main
 from simulations.actions import spelt
 from simulations.campaign import Tally
 from simulations.failure import Failure
@@ -230,6 +230,16 @@ def test_a_campaign_stops_at_a_failure_or_collects_them_all_and_says_how_to_see_
         assert f"python -m simulations replay {file}" in collected.out
 
 
+def test_a_campaign_without_a_screen_tells_of_each_tenth_but_not_all_the_time(
+    simulations: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("campaign", "two-servers", "--seeds", "50", "--jobs", "1")
+    assert simulations(*arguments).err == ""
+    monkeypatch.setattr(_Lines, "APART_S", 0.0)
+    said = simulations(*arguments).err.splitlines()
+    assert [line.split(", ")[0] for line in said] == ["25 of 50 seeds", "50 of 50 seeds"]
+
+
 def test_the_state_of_another_campaign_is_refused(simulations: Commands) -> None:
     Tally(scenario="two-servers", first=1, seeds=5).save(Path("state.json"))
     for other in (
@@ -267,15 +277,15 @@ FILES = {
         ("run nothing.py", "nothing.py defines no CONFIG"),
         ("run typo.py", "typo.py is no scenario: Unexpected keyword argument 'node'"),
         ("run fault.py", "there is no fault 'los'; there are loss, "),
-        ("run two-servers --planted a-wasp", "there is no planted bug 'a-wasp'"),
+        ("run two-servers --planted a-wasp", "there is no planted bug 'a-wasp'; there are "),
         ("plot two-servers --planted a-wasp", "there is no planted bug 'a-wasp'"),
         ("campaign two-servers --jobs 1 --planted a-wasp", "there is no planted bug 'a-wasp'"),
         ("campaign two-servers --state empty.json", "empty.json holds no campaign"),
-        ("replay nowhere.json", "No such file or directory: 'nowhere.json'"),
+        ("replay nowhere.json", "simulations: nowhere.json: No such file or directory\n"),
         ("replay empty.json", "empty.json holds no run that can be replayed"),
         ("replay other.json", "other.json holds no run that can be replayed"),
         ("replay unknown-fault.json", "there is no fault 'los'"),
-        ("shrink nowhere.json", "No such file or directory: 'nowhere.json'"),
+        ("shrink nowhere.json", "simulations: nowhere.json: No such file or directory\n"),
         ("shrink empty.json", "empty.json holds no run that can be replayed"),
     ],
 )

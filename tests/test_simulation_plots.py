@@ -26,7 +26,7 @@ from simulations.pictures.history import (
     spans,
     zoomed,
 )
-from simulations.pictures.plan import choose_messages, plan_lanes, shape_for
+from simulations.pictures.plan import Plan, choose_messages, plan_lanes, shape_for
 from simulations.pictures.sheet import spread, with_room
 from simulations.pictures.style import drawing, place_labels, say_bytes, say_number, text_width, wrap
 from simulations.pictures.thinning import one_of_how_many, thin, thin_steps
@@ -219,7 +219,8 @@ def test_faults_that_did_something_and_clients_that_turn_are_marked() -> None:
         [
             Record(1, "event", "mx1", ("Slow", "Slow('mx1', 54.1234567)", "")),
             Record(2, "event", "mx1", ("Backup", "Backup('mx1')", "(did nothing: it is damaged)")),
-            Record(3, "event", "", ("Look", "Look('phone')", "")),
+            Record(3, "event", "mx1", ("Look", "Look('phone')", "")),
+            Record(3, "idle", "mx1", ("phone", "Look", "there is no mailbox named 'INBOX'")),
             Record(4, "fault", "mx2", ("disk replaced by an empty one",)),
             Record(5, "failover", "mx2", ("phone", "mx1")),
             Record(6, "sync", "mx2", (0,)),
@@ -229,6 +230,7 @@ def test_faults_that_did_something_and_clients_that_turn_are_marked() -> None:
     faults = [(note.at_us, note.node, note.name, note.text) for note in history.faults]
     assert faults == [(1, "mx1", "slow", "54.12"), (4, "mx2", "disk replaced by an empty one", "")]
     assert [(note.at_us, note.node, note.name) for note in history.failovers] == [(5, "mx2", "phone")]
+    assert [(note.at_us, note.node) for note in history.idle] == [(3, "mx1"), (2, "mx1")]
     assert history.lanes[1].syncs_us == [7]  # a commit without changes is not shown
 
 
@@ -321,7 +323,58 @@ def test_what_clients_were_told_is_done_stands_there_in_words_if_it_is_little(
     records += [Record((n + 1) * S, "answer", "mx1", (f"mail to box{n}",)) for n in range(answers)]
     with drawing():
         plan = plan_lanes(read_history([*records, Record(20_000_000, "end", "")]), 500_000, 40.0)
-    assert [label.text for label in plan.told["mx1"]] == [f"mail to box{n}" for n in range(said)]
+    assert [label.text for _, label in plan.told["mx1"]] == [f"mail to box{n}" for n in range(said)]
+
+
+def planned(*records: Record, end_s: int = 20) -> Plan:
+    """At an inch a second, for one node and another."""
+    nodes = [Record(0, "up", "mx1", ()), Record(0, "up", "mx2", ())]
+    with drawing():
+        return plan_lanes(read_history([*nodes, *records, Record(end_s * S, "end", "")]), S, float(end_s))
+
+
+def test_what_moves_or_destroys_has_its_words_before_what_comes_all_the_time() -> None:
+    said = ["mail to INBOX", "moved to Work", "+$seen", "expunged", "created Work"]
+    plan = planned(*(Record(5 * S + n * S // 5, "answer", "mx1", (what,)) for n, what in enumerate(said)))
+    assert [label.text for _, label in plan.told["mx1"]] == ["moved to Work", "expunged"]
+    assert plan.said == ["Labels: 2 of 5 writes, first those that move or destroy"]
+    many = planned(
+        *(Record(n * S, "answer", "mx1", ("mail" if n != 9 else "deleted Work",)) for n in range(20))
+    )
+    assert [label.text for _, label in many.told["mx1"]] == ["deleted Work"]
+
+
+def test_a_client_that_turns_to_a_node_is_named_below_its_lane_but_not_over_a_block() -> None:
+    plan = planned(
+        Record(2 * S, "failover", "mx2", ("phone", "mx1")),
+        Record(4 * S, "down", "mx2", ("crashed",)),
+        Record(5 * S, "failover", "mx2", ("laptop", "mx1")),
+        Record(7 * S, "up", "mx2", ()),
+        Record(9 * S, "failover", "mx1", ("phone", "mx2")),
+    )
+    named = {node: [label.text for _, label in labels] for node, labels in plan.turned.items()}
+    assert named == {"mx1": ["phone"], "mx2": ["phone"]}
+    assert plan.said == ["Labels: 2 of 3 clients that turn to another node"]
+
+
+def test_a_label_stands_where_it_hides_no_place_of_another() -> None:
+    with drawing():
+        first, second = place_labels([(4.0, ["moved to Archive"]), (4.5, ["expunged"])], 9.0, 8.5, 1)
+    assert first is not None
+    assert second is not None
+    assert first.left < 4.0 < 4.5 < second.left
+
+
+def test_an_event_that_did_nothing_leaves_a_mark_with_its_legend(tmp_path: Path) -> None:
+    for place, node in enumerate(("mx1", "mx2", "")):  # on a lane, on a block, of all nodes
+        records = [
+            Record(0, "up", "mx1", ("00",)),
+            Record(S, "down", "mx2", ("crashed",)),
+            Record(3 * S, "event", node, ("Heal", "Heal()", "(did nothing: nothing is cut there)")),
+            Record(9 * S, "calm", ""),
+        ]
+        _, svg = plot.timeline(records, "Idle", tmp_path / str(place))
+        assert "<!-- an event that did nothing -->" in svg.read_text()
 
 
 def test_no_label_lies_over_another_or_over_the_edge() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from simulations.actions import (
     Cut,
     DamageRecord,
     Deliver,
+    Drift,
     Event,
+    Expunge,
     FailDisk,
     Follow,
     Heal,
@@ -76,13 +79,19 @@ def kinds(result: Result, kind: str) -> list[Any]:
             Cut("a", ("b",)),  # type: ignore[arg-type]
             r"Cut at 1 s: sources is 'a', and must be a tuple, as in \('a',\): Cut\(sources: ",
         ),
+        (Mark("phone", part=(5, 10)), r"Mark at 1 s: part is \(5, 10\); it is from one fraction to another"),
+        (Expunge("phone", part=(0.5, 0.1)), r"Expunge at 1 s: part is \(0.5, 0.1\); it is"),
+        (Drift("a", 0.0), "Drift at 1 s: rate is 0; it is at least 0.001"),
+        (FailDisk("a", 0), "FailDisk at 1 s: commits is 0; it is at least 1"),
+        (DamageRecord("a", "LOG", 7.0), "DamageRecord at 1 s: where is 7; it is a fraction, from 0 to 1"),
         (Heal(("a",)), "Heal at 1 s names sources or targets alone"),
         (Heal(("a",), ("x",)), "Heal at 1 s names the node 'x'; there are a, b"),
     ],
 )
 def test_a_name_or_field_that_cannot_be_meant_is_said_with_what_there_is(action: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        checked(Config(nodes=("a", "b"), operations=0, story=(Event(1, action),)))
+        story = (Event(0, Connect("phone", "a")), Event(1, action))
+        checked(Config(nodes=("a", "b"), operations=0, story=story))
 
 
 def test_what_is_no_event_is_said() -> None:
@@ -162,6 +171,7 @@ def test_the_end_of_a_run_tells_what_did_nothing_and_everything_that_is_shown(
     assert main(["run", str(file)]) == 0
     said = capsys.readouterr().out
     assert "1 event of the story did nothing:" in said
+    assert said.endswith("Every promise held. But 1 of the 7 events of the story did nothing: see above.\n")
     assert "10 s RenameMailbox('phone', 'Projetcs', 'P'): there is no mailbox named 'Projetcs'" in said
     assert "(empty)" in said
     assert "alice, Old: role archive, subscribed, /private/comment: mine" in said
@@ -184,6 +194,20 @@ def test_a_client_that_turns_to_another_node_is_told_once_for_each_turn() -> Non
         ("b", ("phone", "a")),
         ("a", ("phone", "b")),
     ]
+
+
+def test_what_did_nothing_is_told_in_the_order_of_time_whenever_it_was_known() -> None:
+    """A client waits in vain for what it has seen elsewhere, while another event does nothing at once."""
+    result = told(
+        Event(1, Connect("phone", "a")),
+        Event(2, Cut(("a",), ("b",))),
+        Event(3, Deliver("a", ("mail",))),
+        Event(4, Look("phone")),
+        Event(5, Connect("phone", "b")),
+        Event(6, Look("phone")),
+        Event(7, Start("b")),
+    )
+    assert [(at, type(action)) for at, action, _ in result.did_nothing] == [(6, Look), (7, Start)]
 
 
 # Messages, cuts, what is missing ------------------------------------------------------------------------
@@ -253,6 +277,22 @@ def test_a_broken_promise_is_told_in_words(bug: str) -> None:
     assert violation.startswith(f"{promise}: ")
     for code in ("Clock(", "Dot(", "Reply(", "Head("):
         assert code not in violation
+
+
+def test_a_flag_that_stays_behind_is_told_with_its_node_message_mailbox_and_account() -> None:
+    seed, _ = documented_seeds(read("testing.md"))["flags-do-not-follow-a-move"]
+    assert seed is not None
+    violation = run_seed(seed, swarm(seed, planted=("flags-do-not-follow-a-move",)), records=False).violation
+    assert violation is not None
+    said = (
+        r"mx\d did not put [+-]\$?\w+ after [\w-]+, now in \w+ of alice2?, when it took change \d+ of mx\d$"
+    )
+    assert re.search(said, violation)
+
+
+def test_a_mailbox_goes_by_its_name_and_by_a_number_only_if_there_were_several() -> None:
+    said = in_words("00ff of alice and 01ff", {}, {"00ff": "INBOX#0", "01ff": "Work#1"})
+    assert said == "INBOX of alice and Work#1"
 
 
 def test_numbers_have_no_exponents() -> None:

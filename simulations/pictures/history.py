@@ -96,6 +96,8 @@ class History:
     """When all nodes were equal for the first time after that."""
     failovers: list[Note] = field(default_factory=list)
     """A client turns to a node."""
+    idle: list[Note] = field(default_factory=list)
+    """Events that did nothing."""
 
     @property
     def has_equal_rule(self) -> bool:
@@ -139,6 +141,7 @@ def read_history(records: Sequence[Record], order: Sequence[str] = ()) -> Histor
         calm_us=calm_us,
         equal_us=_equal_us(steps, calm_us),
         failovers=_notes(records, "failover"),
+        idle=[*_notes(records, "idle"), *_idle(records)],
     )
 
 
@@ -162,6 +165,15 @@ def _marked(records: Sequence[Record]) -> list[Note]:
         Note(record.at_us, record.node, MARKED[record.details[0]], _brief(record))
         for record in records
         if record.kind == "event" and record.details[0] in MARKED and not record.details[2]
+    ]
+
+
+def _idle(records: Sequence[Record]) -> list[Note]:
+    """Those events of which it was clear at once that nothing would come."""
+    return [
+        Note(record.at_us, record.node, record.details[0], record.details[2])
+        for record in records
+        if record.kind == "event" and record.details[2]
     ]
 
 

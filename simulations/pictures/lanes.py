@@ -6,7 +6,7 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from matplotlib.axes import Axes
@@ -52,9 +52,9 @@ def draw_lanes(board: Board, history: History, plan: Plan) -> None:
         for note, label in plan.labels[lane.name]:
             # Without a label it stands on the lane: above it, the label of another might hide it.
             _draw_fault(board, note, label, lines[lane.name] - (shape.line - 0.07 if label else 0))
-        for label in plan.told.get(lane.name, ()):
-            y = lines[lane.name] - (shape.line - 0.07)
-            marks.write(board, label.left * board.us_per_inch, y, label.text, SMALL_PT, marks.WRITE)
+        _draw_words(board, plan, lane, lines[lane.name])
+        _draw_idle(board, history.idle, plan, lane, lines[lane.name])
+    marks.draw_idle(board, [note.at_us for note in history.idle if note.node not in lines], 0.5 * ROW)
     for note in history.failovers:
         marks.draw_failover(board, note.at_us, lines[note.node])
     for note, label in plan.labels[""]:
@@ -100,6 +100,26 @@ def _draw_lane(board: Board, lane: Lane, y: float, plan: Plan, told_us: set[int]
         if shape.has_words:
             words = _state_wordings("paused", span, told_us)
             marks.write_in_box(board, span.start_us, span.end_us, y, words, INK, "white")
+
+
+def _draw_words(board: Board, plan: Plan, lane: Lane, y: float) -> None:
+    """What clients were told above the lane, each at a longer tick than the others; who they are below it."""
+    above, below = y - (plan.shape.line - 0.07), y + (plan.shape.band_top - plan.shape.line) / 2
+    for note, label in plan.told.get(lane.name, ()):
+        marks.draw_ticks(board, [note.at_us], y, above - y, marks.WRITE, dot=False)
+        marks.write(board, label.left * board.us_per_inch, above, label.text, SMALL_PT, marks.WRITE)
+    for _, label in plan.turned.get(lane.name, ()):
+        marks.write(board, label.left * board.us_per_inch, below, label.text, SMALL_PT, marks.FAILOVER)
+
+
+def _draw_idle(board: Board, idle: Sequence[Note], plan: Plan, lane: Lane, y: float) -> None:
+    """On the lane, or where it is a block, at the edge of that: there are words in it."""
+    size = 5.0 if plan.shape.has_words else 3.5
+    ats_us = [note.at_us for note in idle if note.node == lane.name]
+    blocks = [*lane.down, *lane.paused]
+    inside = [at_us for at_us in ats_us if any(span.start_us <= at_us < span.end_us for span in blocks)]
+    marks.draw_idle(board, inside, y + plan.shape.half_block, size)
+    marks.draw_idle(board, [at_us for at_us in ats_us if at_us not in inside], y, size)
 
 
 def _state_wordings(state: str, span: Span, told_us: set[int]) -> list[str]:

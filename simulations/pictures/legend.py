@@ -84,6 +84,11 @@ def choose_legend(history: History, plan: Plan) -> list[list[tuple[Sample, str]]
             "a client turns to this node (fails over)",
         ),
         (
+            bool(history.idle),
+            lambda b, y: marks.draw_idle(b, [0.25], y),
+            "an event that did nothing",
+        ),
+        (
             bool(history.violations),
             lambda b, y: marks.draw_violation(b, 0.25, y, "1"),
             "broken promise, see above",

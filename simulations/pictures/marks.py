@@ -31,6 +31,7 @@ CUT_FROM_SOME: Final = "#f7ddb4"
 CUT_FROM_ALL: Final = "#efb562"
 CALM: Final = "#117733"
 FAULT: Final = "#995500"
+IDLE: Final = "#888888"
 
 MESSAGE_COLOURS: Final = {"push": PUSH, "exchange": EXCHANGE, "answer": ANSWER}
 
@@ -223,6 +224,12 @@ def draw_failover(board: Board, at_us: float, y: float) -> None:
     """A client turns to this node."""
     place = [board.x(at_us)], [y]
     board.axes.plot(*place, "D", color=FAILOVER, ms=5, mec="white", mew=0.5, zorder=Z_FLAG, clip_on=False)
+
+
+def draw_idle(board: Board, ats_us: Sequence[float], y: float, size: float = 5.0) -> None:
+    """Nothing came of an event."""
+    xs, ys = [board.x(at_us) for at_us in ats_us], [y] * len(ats_us)
+    board.axes.plot(xs, ys, "o", ms=size, mfc="white", mec=IDLE, mew=1.0, zorder=Z_FLAG, clip_on=False)
 
 
 def draw_violation(board: Board, at_us: float, y: float, number: str) -> None:

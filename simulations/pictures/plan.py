@@ -22,7 +22,9 @@ DAMAGED_SHOWN: Final = 20
 
 
 ANSWERS_SAID: Final = 12
-"""Of more answers than these on a lane the words would hide the arrows."""
+"""Of more answers than these on a lane the words would hide the arrows, but for those that one looks for."""
+LOOKED_FOR: Final = ("moved", "expunged", "deleted", "renamed")
+"""What moves or destroys; how its answers begin."""
 
 
 class Shape(NamedTuple):
@@ -42,7 +44,7 @@ def shape_for(nodes: int) -> Shape:
     if nodes <= 4:
         return Shape(0.86, 0.38, 0.16, 0.12, 0.10, 0.58, 0.74, True)
     if nodes <= 8:
-        return Shape(0.66, 0.32, 0.12, 0.09, 0.08, 0.45, 0.59, True)
+        return Shape(0.72, 0.32, 0.12, 0.09, 0.08, 0.51, 0.65, True)
     height = max(0.04, min(0.34, 7.0 / nodes))
     return Shape(height, height / 2, 0.4 * height, 0.4 * height, 0.32 * height, 0.0, height, False)
 
@@ -81,8 +83,12 @@ class Plan(NamedTuple):
     shape: Shape
     shown: Shown
     labels: dict[str, list[tuple[Note, Placed | None]]]
-    told: dict[str, list[Placed]]
+    told: dict[str, list[tuple[Note, Placed]]]
     """Of the answers on each lane, as far as they find room beside those."""
+    turned: dict[str, list[tuple[Note, Placed]]]
+    """Of the clients that turn to each node, below its lane."""
+    unsaid: str
+    """How many of either found none."""
     rows: int
     has_dots: bool
     top: float
@@ -94,7 +100,7 @@ class Plan(NamedTuple):
         labels = [label for labels in self.labels.values() for _, label in labels]
         bare = labels.count(None)
         faults = f"{bare} of {len(labels)} faults stand without their names, for want of room" if bare else ""
-        return [line for line in (self.shown.said, faults) if line]
+        return [line for line in (self.shown.said, faults, self.unsaid) if line]
 
 
 def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
@@ -112,10 +118,10 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
         name: _place(of_node, width, 1) if shape.has_words else [None] * len(of_node)
         for name, of_node in wanted.items()
     }
-    told = {
-        lane.name: _place_answers(lane, notes[lane.name], placed[lane.name], us_per_inch, width)
-        for lane in (history.lanes if shape.has_words else [])
-    }
+    labels = {name: list(zip(notes[name], placed[name], strict=True)) for name in names if name}
+    worded = history.lanes if shape.has_words else []
+    told = {lane.name: _place_answers(lane, labels[lane.name], us_per_inch, width) for lane in worded}
+    turned = {lane.name: _place_turns(lane, history.failovers, us_per_inch, width) for lane in worded}
     rows = 0
     for rows in range(1 if notes[""] else 0, 4):
         placed[""] = _place(wanted[""], width, rows)
@@ -126,8 +132,10 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
     return Plan(
         shape=shape,
         shown=choose_messages(history.messages),
-        labels={name: list(zip(notes[name], placed[name], strict=True)) for name in names},
+        labels={"": list(zip(notes[""], placed[""], strict=True)), **labels},
         told=told,
+        turned=turned,
+        unsaid=_say_unsaid(history, told, turned),
         rows=rows,
         # More dots than these run into a bar.
         has_dots=shape.has_words and all(len(lane.answers_us) <= 10 * width for lane in history.lanes),
@@ -137,16 +145,47 @@ def plan_lanes(history: History, us_per_inch: float, width: float) -> Plan:
 
 
 def _place_answers(
-    lane: Lane, faults: Sequence[Note], placed: Sequence[Placed | None], us_per_inch: float, width: float
-) -> list[Placed]:
-    """Words for the answers to clients, if they are few and take no room from the faults."""
-    if len(lane.answers) > ANSWERS_SAID:
-        return []
-    both = sorted([*faults, *lane.answers], key=lambda note: note.at_us)
-    words = [(note.at_us / us_per_inch, *_wordings(note)) for note in both]
-    together = list(zip(both, _place(words, width, 1), strict=True))
-    kept = [label for note, label in together if note in faults]
-    return [label for note, label in together if label and note in lane.answers] if kept == [*placed] else []
+    lane: Lane, faults: Sequence[tuple[Note, Placed | None]], us_per_inch: float, width: float
+) -> list[tuple[Note, Placed]]:
+    """Words for the answers to clients where faults leave room: what one looks for comes first, and what
+    comes all the time only if it is little."""
+    sought = [note for note in lane.answers if note.name.startswith(LOOKED_FOR)]
+    others = [note for note in lane.answers if note not in sought]
+    notes = [*sought, *(others if len(lane.answers) <= ANSWERS_SAID else [])]
+    taken = [
+        (min(at, label.left), max(at, label.left + text_width(label.text, SMALL_PT)))
+        for at, label in ((note.at_us / us_per_inch, label) for note, label in faults)
+        if label is not None
+    ]
+    return _place_names(notes, taken, us_per_inch, width)
+
+
+def _place_turns(
+    lane: Lane, failovers: Sequence[Note], us_per_inch: float, width: float
+) -> list[tuple[Note, Placed]]:
+    """The names of the clients that turn to this node, below its lane, where no block is in their way."""
+    notes = [note for note in failovers if note.node == lane.name]
+    blocks = [(span.start_us / us_per_inch, span.end_us / us_per_inch) for span in [*lane.down, *lane.paused]]
+    return _place_names(notes, blocks, us_per_inch, width)
+
+
+def _place_names(
+    notes: Sequence[Note], taken: Sequence[tuple[float, float]], us_per_inch: float, width: float
+) -> list[tuple[Note, Placed]]:
+    words = [(note.at_us / us_per_inch, (shorten(note.name, 2.0, SMALL_PT),)) for note in notes]
+    placed = place_labels(words, width, SMALL_PT, 1, taken)
+    return [(note, label) for note, label in zip(notes, placed, strict=True) if label is not None]
+
+
+def _say_unsaid(
+    history: History, told: dict[str, list[tuple[Note, Placed]]], turned: dict[str, list[tuple[Note, Placed]]]
+) -> str:
+    answers, first = sum(len(lane.answers) for lane in history.lanes), "first those that move or destroy"
+    writes, turns = sum(map(len, told.values())), sum(map(len, turned.values()))
+    said = [f"{writes} of {answers:,} writes" + (f", {first}" if writes else "")] if writes < answers else []
+    if turns < len(history.failovers):
+        said.append(f"{turns} of {len(history.failovers):,} clients that turn to another node")
+    return f"Labels: {'; '.join(said)}" if said else ""
 
 
 def _crashes(lane: Lane, told: Sequence[Note], us_per_inch: float) -> list[Note]:

@@ -160,25 +160,37 @@ class Placed(NamedTuple):
 
 
 def place_labels(
-    wanted: Sequence[tuple[float, Sequence[str]]], width: float, size: float, rows: int
+    wanted: Sequence[tuple[float, Sequence[str]]],
+    width: float,
+    size: float,
+    rows: int,
+    taken: Sequence[tuple[float, float]] = (),
 ) -> list[Placed | None]:
-    """Labels next to their places on a strip, in order, none over another and none over the edge.
+    """Labels next to their places on a strip, none over another, over the edge, or over what is `taken`.
 
-    Each comes with its wordings, the longest first, and stands right of its place, or left of it where the
-    right edge is near.  What finds no room is None.
+    Who comes first is served first.  Each comes with its wordings, the longest first, and stands right of its
+    place, or left of it if it hides fewer of the others' places there.  What finds no room is None.
     """
-    ends = [0.0] * rows
+    spans: list[list[tuple[float, float]]] = [list(taken) for _ in range(rows)]
+    places = [at for at, _ in wanted]
     placed: list[Placed | None] = []
+
     for at, wordings in wanted:
         found: Placed | None = None
         for text in wordings:
             long = text_width(text, size)
-            for row, end in enumerate(ends):
-                for left in (at + 0.07, at - 0.07 - long):
-                    if found is None and min(left, at) - 0.07 >= end and left + long <= width:
+            ways = (
+                (sum(left < place < left + long for place in places), left)
+                for left in (at + 0.07, at - 0.07 - long)
+            )
+            sides = [left for _, left in sorted(ways, key=lambda way: way[0])]
+            for row, there in enumerate(spans):
+                for left in sides:
+                    begin, end = min(left, at), max(left + long, at)
+                    is_free = all(end + 0.1 <= one or other + 0.1 <= begin for one, other in there)
+                    if found is None and is_free and begin >= 0.07 and end <= width:
                         found = Placed(row, left, text)
-        if found is not None:
-            ends[found.row] = max(found.left + text_width(found.text, size), at) + 0.1
+                        there.append((begin, end))
         placed.append(found)
     return placed
 
