@@ -355,8 +355,7 @@ class Node:
         touched = self.replica.take_touched()
         with self._store.snapshot() as snapshot:
             tables = Tables(snapshot)
-            head, id = tables.head(), tables.replica()
-        assert id is not None, "an open store has a replica"
+            head, id = tables.head(), self.replica.identity(tables)
         self._loop.call_soon_threadsafe(self._advance, head, id, touched)
 
     def _advance(self, head: Head, id: ReplicaId, touched: set[Account]) -> None:

@@ -194,7 +194,7 @@ class Replica:
         head = tables.head()
         if head.clock.covers(delta.dot):
             return Outcome.KNOWN
-        self._be_who_the_store_says(tables)
+        self.author = self.identity(tables)
         if delta.replica == self.author:
             raise PeerError(
                 f"delta {delta.dot.seq} is said to be this replica's own, which never made it",
@@ -239,7 +239,7 @@ class Replica:
         """
         tables = WritableTables(txn)
         head = tables.head()
-        self._be_who_the_store_says(tables)
+        self.author = self.identity(tables)
         if self._filling is not attempt or not attempt.is_on:
             raise PeerError("the snapshot was given up, and deltas may have come since")
         if theirs[self.author] > head.clock[self.author]:
@@ -277,7 +277,7 @@ class Replica:
         peer was known to have.
         """
         tables = WritableTables(txn)
-        self._be_who_the_store_says(tables)
+        self.author = self.identity(tables)
         if self.author != old:  # several may say so at once
             return False
         self._given_up.add(old)
@@ -289,12 +289,13 @@ class Replica:
         tables.put_identity(self.author, tables.place())
         return True
 
-    def _be_who_the_store_says(self, tables: Tables) -> None:
-        """The commit in which a new id was taken may have failed: then it is still the old one."""
-        if self._has_renewed:
-            id = tables.replica()
-            assert id is not None, "an open store has a replica"
-            self.author = id
+    def identity(self, tables: Tables) -> ReplicaId:
+        """Who the store says that we are.  It is asked once another id was to be taken: that commit may fail."""
+        if not self._has_renewed:
+            return self.id
+        id = tables.replica()
+        assert id is not None, "an open store has a replica"
+        return id
 
     def retire(self, txn: Transaction, replicas: Iterable[ReplicaId]) -> None:
         """These are gone for good: nothing is kept for them any more.  Raises Forbidden for ourselves."""
@@ -627,7 +628,7 @@ class Replica:
         """Make one delta of the operations and apply it; without any, nothing happened."""
         if not operations:
             return
-        self._be_who_the_store_says(tables)
+        self.author = self.identity(tables)
         if self.author in self._given_up:
             raise Overloaded(
                 "this node must take another id before it writes, and could not note that down yet"
