@@ -290,7 +290,7 @@ class Replica:
         return True
 
     def identity(self, tables: Tables) -> ReplicaId:
-        """Who the store says that we are.  It is asked once another id was to be taken: that commit may fail."""
+        """Who the store says that we are, which is asked once another id was to be taken: that may fail."""
         if not self._has_renewed:
             return self.id
         id = tables.replica()
