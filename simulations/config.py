@@ -20,6 +20,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     and these call it; the names and their order decide), or `one way` (each node calls those after it, and
     learns of the others only when it is called)."""
 
+    cluster: str = ""
+    """The name that all nodes give to the cluster that they belong to."""
+
     seconds: float = 20.0
     """How long clients work and things go wrong.  Then it is calm: all is healed, and all must agree."""
     operations: int = 30

@@ -263,7 +263,7 @@ class Machine:
             chance=generator(seed, "sessions", self.name, life),
             now=self.now,
             protocol=self.protocol,
-            cluster="swarm",
+            cluster=config.cluster,
         )
         forgotten = self.known_retired - self.gossip.retired
         promise, seen = "who is gone for good stays so across a restart", "{} no longer knows it of {}"

@@ -56,6 +56,7 @@ def swarm(seed: int, config: Config) -> Config:
     return msgspec.structs.replace(
         config,
         faults=faults,
+        cluster="swarm",
         topology=topology,
         late=late,
         accounts=accounts,
