@@ -25,6 +25,7 @@ from crdtmail.gossip.snapshot import (
     Begun,
     decode_begun,
     decode_numbered,
+    encode_begun,
     encode_numbered,
     encode_request,
 )
@@ -339,6 +340,20 @@ def test_a_snapshot_is_lacking_from_its_beginning_to_the_end_of_any_one() -> Non
     talker.be_offered(source, answers=9)
     assert talker.master.clock == source.clock
     assert not talker.gossip.lacks_snapshot
+
+
+@pytest.mark.parametrize("cluster", [None, "another"], ids=["says nothing more", "is of another cluster"])
+def test_whoever_offers_a_snapshot_and_tells_of_none_leaves_nothing_lacking(cluster: str | None) -> None:
+    """Else one empty request would close a new node to its readers for good."""
+    talker = Talker()
+    talker.perform(talker.gossip.answer(Kind.OFFER, PEER, b""))
+    if cluster is not None:
+        begun = Begun(7, Position(PEER, "peer", Clock({PEER: 1}), 0, cluster=cluster), 1)
+        with pytest.raises(PeerError, match="another"):
+            talker.perform(talker.gossip.answer(Kind.OFFER, PEER, encode_numbered(1, encode_begun(begun))))
+    talker.now += GOSSIP_TIMEOUT_S + 1
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, False)
 
 
 def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:

@@ -133,7 +133,9 @@ class Gossip:
         self.filling: Filling | None = None
         """The snapshot that is being taken over, if any."""
         self.lacks_snapshot = False
-        """Whether one was begun, and none has come to its end since."""
+        """Whether a peer has told of one that this node needs, and none has come to its end since."""
+        self.filled_at = now()
+        """When an attempt to take one over has ended last, whatever came of it."""
         self.snapshots = Snapshots(chance, now)
         """Those that are held for others."""
         self.last_filling: Filling | None = None
@@ -230,6 +232,7 @@ class Gossip:
         is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
         if is_repair or not self.head.clock.includes(answer.floor):
             session.met(ours, theirs)
+            self.lacks_snapshot = True
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
         if answer.deltas:
@@ -480,7 +483,6 @@ class Gossip:
         if self.filling is not None:
             raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.FILLING)
         self.filling = filling = Filling(address, self._now())
-        self.lacks_snapshot = True
         try:
             theirs = yield from fill(
                 self.replica,
@@ -492,7 +494,7 @@ class Gossip:
             )
         finally:
             self.filling, filling.attempt.is_on = None, False
-            now = self._now()
+            self.filled_at = now = self._now()
             if filling.staged or filling.directories:
                 self._staged_at = now
             if filling.attempt.has_turned_away:
@@ -502,7 +504,9 @@ class Gossip:
         return theirs
 
     def _hear_of_snapshot(self, position: Position) -> Steps[None]:
+        """Whoever only offers has told nothing before."""
         self._check_cluster(position)
+        self.lacks_snapshot = True
         yield from self._hear(position)
 
     def _check_cluster(self, theirs: Position) -> None:
