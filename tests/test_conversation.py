@@ -25,6 +25,7 @@ from crdtmail.gossip.snapshot import (
     Begun,
     decode_begun,
     decode_numbered,
+    decode_request,
     encode_begun,
     encode_numbered,
     encode_request,
@@ -354,6 +355,31 @@ def test_whoever_offers_a_snapshot_and_tells_of_none_leaves_nothing_lacking(clus
     talker.now += GOSSIP_TIMEOUT_S + 1
     talker.perform(talker.gossip.keep_house(KEEP_ALL))
     assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, False)
+
+
+def test_a_peer_whose_snapshot_always_fails_keeps_out_none_that_is_offered() -> None:
+    """It is asked again after a shorter pause than the one in which nothing that is offered is taken."""
+    talker, source, offering = Talker(), Master(2), Master(3)
+    source.add(source.create(), "m1")
+    offering.create("Other")
+    served = Source(source.store, source.replica)
+    position = Position(PEER, "peer", source.clock, 0)
+
+    def reply(call: Call) -> Reply:
+        if call.kind is Kind.EXCHANGE:
+            return Reply(200, PEER, encode_answer(ExchangeAnswer(position, (), source.clock)))
+        if not isinstance(decode_request(call.body), Begin | AskAccounts):
+            assert talker.be_pushed(offering) == 409
+            talker.now += GOSSIP_TIMEOUT_S
+            raise PeerError("it takes too long")
+        return Reply(200, PEER, served.answer(ReplicaId(1), call.body))
+
+    for _ in range(3):
+        talker.perform(talker.gossip.converse(ADDRESS), reply)
+        talker.now += Timing().last_retry_s
+    assert talker.gossip.peers.sessions[ADDRESS].last_error == "it takes too long"
+    talker.be_offered(offering, answers=9)
+    assert talker.master.clock == offering.clock
 
 
 def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:

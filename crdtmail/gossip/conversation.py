@@ -345,7 +345,8 @@ class Gossip:
                 raise PeerError(
                     "other changes have waited for the last snapshot, and come first", Refusal.FILLING
                 )
-            self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
+            steps = self._fill(f"{sender:016x}", is_offered=True)
+            self._offered = _Offered(sender, steps, self._now())
             value: Any = None
         else:
             number, answer = yield from _parse(decode_numbered, body)
@@ -478,7 +479,7 @@ class Gossip:
             self.refusals.count(peer, Refusal.GAP, text)
         return reception
 
-    def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
+    def _fill(self, address: str, *, is_repair: bool = False, is_offered: bool = False) -> Steps[Position]:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
             raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.FILLING)
@@ -497,7 +498,8 @@ class Gossip:
             self.filled_at = now = self._now()
             if filling.staged or filling.directories:
                 self._staged_at = now
-            if filling.attempt.has_turned_away:
+            # Not after our own: a peer whose snapshot always fails us would keep out all that is offered.
+            if is_offered and filling.attempt.has_turned_away:
                 self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
         self.lacks_snapshot = False
         self.last_filling, filling.took_s = filling, self._now() - filling.began
