@@ -338,6 +338,10 @@ def test_a_snapshot_is_lacking_from_its_beginning_to_the_end_of_any_one() -> Non
     talker.now += GOSSIP_TIMEOUT_S + 1
     talker.perform(talker.gossip.keep_house(KEEP_ALL))
     assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, True)
+    talker.be_offered(source, answers=2)
+    talker.now += GOSSIP_TIMEOUT_S + 1
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert talker.gossip.lacking_since == 0, "none of it has come in either attempt"
     talker.be_offered(source, answers=9)
     assert talker.master.clock == source.clock
     assert not talker.gossip.lacks_snapshot

@@ -134,8 +134,8 @@ class Gossip:
         """The snapshot that is being taken over, if any."""
         self.lacks_snapshot = False
         """Whether a peer has told of one that this node needs, and none has come to its end since."""
-        self.filled_at = now()
-        """When an attempt to take one over has ended last, whatever came of it."""
+        self.lacking_since = now()
+        """Since when it is lacking and none of it has come, if it is."""
         self.snapshots = Snapshots(chance, now)
         """Those that are held for others."""
         self.last_filling: Filling | None = None
@@ -232,7 +232,7 @@ class Gossip:
         is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
         if is_repair or not self.head.clock.includes(answer.floor):
             session.met(ours, theirs)
-            self.lacks_snapshot = True
+            self._lack_snapshot()
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
         if answer.deltas:
@@ -495,9 +495,9 @@ class Gossip:
             )
         finally:
             self.filling, filling.attempt.is_on = None, False
-            self.filled_at = now = self._now()
+            now = self._now()
             if filling.staged or filling.directories:
-                self._staged_at = now
+                self._staged_at = self.lacking_since = now
             # Not after our own: a peer whose snapshot always fails us would keep out all that is offered.
             if is_offered and filling.attempt.has_turned_away:
                 self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
@@ -508,8 +508,12 @@ class Gossip:
     def _hear_of_snapshot(self, position: Position) -> Steps[None]:
         """Whoever only offers has told nothing before."""
         self._check_cluster(position)
-        self.lacks_snapshot = True
+        self._lack_snapshot()
         yield from self._hear(position)
+
+    def _lack_snapshot(self) -> None:
+        if not self.lacks_snapshot:
+            self.lacks_snapshot, self.lacking_since = True, self._now()
 
     def _check_cluster(self, theirs: Position) -> None:
         if theirs.digest is not None and theirs.cluster != self.cluster:

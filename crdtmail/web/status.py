@@ -139,7 +139,7 @@ def _alarms(node: Node, disk: Room | None) -> Iterator[tuple[Alarm, str]]:
     for text in twins(node):
         yield Alarm.SAME_NAME, text
     if node.is_taking_over_all and node.gossip.filling is None:
-        seconds = node.now() - node.gossip.filled_at
+        seconds = node.now() - node.gossip.lacking_since
         if seconds > ALONE_S:
             yield (
                 Alarm.ALONE,
