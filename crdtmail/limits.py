@@ -130,9 +130,9 @@ STAGED_S: Final = 3600.0
 brought anything.  After that much of it will have changed, and the room may be needed."""
 
 OFFERS_PAUSE_S: Final = 10.0
-"""Where deltas of others were turned away while a snapshot came, none that is offered is begun for as long as
-that took, and at most so long: twice the longest pause (`last_retry`) after which they are sent again.  Else
-a member that offers again and again keeps out what all others have to say."""
+"""Where deltas of others were turned away while one that was offered came, no snapshot that is offered is
+begun for as long as that took, and at most so long: twice the longest pause (`last_retry`) after which they
+are sent again.  Else a member that offers again and again keeps out what all others have to say."""
 
 SNAPSHOT_IDLE_S: Final = 30.0
 """A snapshot of which nobody has asked anything for so long is given up: whoever asked for it is gone."""

@@ -819,9 +819,9 @@ def _blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def _check_uids(tables: Tables, delta: Delta) -> None:
     """Refuse UIDs so far up that hardly any would be left.  Raises PeerError.
 
-    A replica that lacks what the others did meanwhile may refuse what it takes once it has caught up.
+    A replica that lacks what the others did meanwhile may refuse what it takes once it has caught up.  All
+    operations are judged by what was there before: together they must not go further than one.
     """
-    next_of: dict[MailboxId, int] = {}
     for operation in delta.operations:
         match operation:
             case Add(mailbox, messages) | Move(_, mailbox, messages):
@@ -832,12 +832,10 @@ def _check_uids(tables: Tables, delta: Delta) -> None:
                 continue
         if highest <= MAX_UID_JUMP:
             continue
-        if (next := next_of.get(mailbox)) is None:
-            box = tables.mailbox(delta.account, mailbox)
-            next = tables.burnt(delta.account, mailbox)[1] if box is None else box.uid_next
+        box = tables.mailbox(delta.account, mailbox)
+        next = tables.burnt(delta.account, mailbox)[1] if box is None else box.uid_next
         if highest > next + MAX_UID_JUMP:
             raise PeerError(f"UID {highest} is too far above {next}, the next one here", Refusal.IMPOSSIBLE)
-        next_of[mailbox] = max(next, highest + 1)
 
 
 def _check_replicas(clock: Clock) -> None:

@@ -25,6 +25,8 @@ from crdtmail.gossip.snapshot import (
     Begun,
     decode_begun,
     decode_numbered,
+    decode_request,
+    encode_begun,
     encode_numbered,
     encode_request,
 )
@@ -362,9 +364,52 @@ def test_a_snapshot_is_lacking_from_its_beginning_to_the_end_of_any_one() -> Non
     talker.now += GOSSIP_TIMEOUT_S + 1
     talker.perform(talker.gossip.keep_house(KEEP_ALL))
     assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, True)
+    talker.be_offered(source, answers=2)
+    talker.now += GOSSIP_TIMEOUT_S + 1
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert talker.gossip.lacking_since == 0, "none of it has come in either attempt"
     talker.be_offered(source, answers=9)
     assert talker.master.clock == source.clock
     assert not talker.gossip.lacks_snapshot
+
+
+@pytest.mark.parametrize("cluster", [None, "another"], ids=["says nothing more", "is of another cluster"])
+def test_whoever_offers_a_snapshot_and_tells_of_none_leaves_nothing_lacking(cluster: str | None) -> None:
+    """Else one empty request would close a new node to its readers for good."""
+    talker = Talker()
+    talker.perform(talker.gossip.answer(Kind.OFFER, PEER, b""))
+    if cluster is not None:
+        begun = Begun(7, Position(PEER, "peer", Clock({PEER: 1}), 0, cluster=cluster), 1)
+        with pytest.raises(PeerError, match="another"):
+            talker.perform(talker.gossip.answer(Kind.OFFER, PEER, encode_numbered(1, encode_begun(begun))))
+    talker.now += GOSSIP_TIMEOUT_S + 1
+    talker.perform(talker.gossip.keep_house(KEEP_ALL))
+    assert (talker.gossip.filling, talker.gossip.lacks_snapshot) == (None, False)
+
+
+def test_a_peer_whose_snapshot_always_fails_keeps_out_none_that_is_offered() -> None:
+    """It is asked again after a shorter pause than the one in which nothing that is offered is taken."""
+    talker, source, offering = Talker(), Master(2), Master(3)
+    source.add(source.create(), "m1")
+    offering.create("Other")
+    served = Source(source.store, source.replica)
+    position = Position(PEER, "peer", source.clock, 0)
+
+    def reply(call: Call) -> Reply:
+        if call.kind is Kind.EXCHANGE:
+            return Reply(200, PEER, encode_answer(ExchangeAnswer(position, (), source.clock)))
+        if not isinstance(decode_request(call.body), Begin | AskAccounts):
+            assert talker.be_pushed(offering) == 409
+            talker.now += GOSSIP_TIMEOUT_S
+            raise PeerError("it takes too long")
+        return Reply(200, PEER, served.answer(ReplicaId(1), call.body))
+
+    for _ in range(3):
+        talker.perform(talker.gossip.converse(ADDRESS), reply)
+        talker.now += Timing().last_retry_s
+    assert talker.gossip.peers.sessions[ADDRESS].last_error == "it takes too long"
+    talker.be_offered(offering, answers=9)
+    assert talker.master.clock == offering.clock
 
 
 def test_who_was_turned_away_while_a_snapshot_came_is_heard_before_another_one_is_begun() -> None:

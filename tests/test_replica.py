@@ -220,6 +220,15 @@ def test_a_delta_of_a_peer_that_would_use_up_the_uids_is_refused(kind: str) -> N
     assert master.rows() == before
 
 
+def test_the_operations_of_a_delta_of_a_peer_use_up_no_more_uids_than_one_may() -> None:
+    master, box = master_with_mail()
+    steps = [Uid(each * MAX_UID_JUMP + 1) for each in range(1, 32)]
+    messages = [NewMessage(MessageId(f"{uid}"), uid, 1, 1, ()) for uid in steps]
+    with pytest.raises(PeerError, match="too far above"):
+        master.receive_from(2, 1, *(Add(box, (each,), Clock()) for each in messages))
+    master.receive_from(2, 1, Add(box, (messages[0],), Clock()))
+
+
 def test_no_honest_delta_goes_further_up_than_its_peers_allow() -> None:
     stripe = Stripe(MAX_REPLICAS - 1, MAX_REPLICAS)
     added = islice(stripe.uids_from(1), MAX_MESSAGES_PER_OPERATION)

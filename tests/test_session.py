@@ -17,8 +17,9 @@ from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.crdt.codec import decode_delta
 from crdtmail.crdt.message import MessageId
 from crdtmail.gossip.messages import Position
+from crdtmail.gossip.peers import Peers
 from crdtmail.gossip.session import Action, Exchange, Push, Session, Timing
-from crdtmail.limits import BATCH_BYTES
+from crdtmail.limits import BATCH_BYTES, MAX_REPLICAS
 from crdtmail.replica import IncomingMessage, Outcome, Replica
 from crdtmail.store.memory_store import MemoryStore
 from crdtmail.store.tables import Tables
@@ -274,3 +275,16 @@ def test_equal_clocks_with_unequal_digests_are_noticed_and_unequal_clocks_are_no
     assert not session.diverged
     session.heard_position(0.0, ours, Position(ReplicaId(2), "b", clock, 8), answered=False)
     assert session.diverged
+
+
+def test_a_peer_that_makes_up_others_each_time_fills_no_memory() -> None:
+    peers = Peers(ReplicaId(1), "mx1", ["http://mx2"], TIMING, random.Random(1), 0.0)
+    for turn in range(5):
+        others = range(turn * MAX_REPLICAS, (turn + 1) * MAX_REPLICAS)
+        told = Position(ReplicaId(2), "mx2", Clock({ReplicaId(each): 1 for each in others}), 0)
+        peers.hear(0.0, told)
+        session = peers.sessions["http://mx2"]
+        session.heard_position(0.0, Position(ReplicaId(1), "mx1", Clock(), 0), told, answered=False)
+        for kept in (peers.heard[ReplicaId(2)].clock, session.known):
+            assert len(kept) <= MAX_REPLICAS
+            assert kept.includes(told.clock)

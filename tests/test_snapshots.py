@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crdtmail import effects, staging, views
 from crdtmail.applying import Editor, alive_digest
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
+from crdtmail.crdt.codec import with_checksum
 from crdtmail.crdt.delta import Add, Create, MailboxId
 from crdtmail.crdt.message import EMPTY, Instance, Message, MessageId, NewMessage
 from crdtmail.crdt.uid import Uid
@@ -20,6 +21,7 @@ from crdtmail.effects import Steps
 from crdtmail.errors import Overloaded, PeerError, Refusal
 from crdtmail.gossip import filling, serving
 from crdtmail.gossip.snapshot import (
+    Accounts,
     AskAccounts,
     AskDetails,
     AskMessages,
@@ -30,6 +32,7 @@ from crdtmail.gossip.snapshot import (
     decode_details,
     decode_messages,
     decode_request,
+    encode_accounts,
     encode_details,
     encode_messages,
     encode_request,
@@ -533,6 +536,39 @@ def test_other_messages_than_were_announced_are_refused() -> None:
 def test_no_question_ends_in_anything_but_an_answer_or_a_refusal(data: bytes) -> None:
     with suppress(PeerError):
         decode_request(data)
+
+
+@pytest.mark.parametrize("value", ["00", "f4", "f90000", "fb0000000000000000"])
+def test_a_question_begins_with_a_number_and_nothing_that_equals_it(value: str) -> None:
+    data = with_checksum(b"\x81" + bytes.fromhex(value))
+    if value == "00":
+        assert decode_request(data) == Begin()
+    else:
+        with pytest.raises(PeerError):
+            decode_request(data)
+
+
+def test_accounts_that_come_again_and_again_are_refused_at_once() -> None:
+    """A peer that always has more would be asked for as long as a snapshot may take."""
+    one, two = Master(1), Master(2)
+    one.create()
+    source = source_of(one)
+    honest, asked = source.answer, 0
+
+    def answer(peer: ReplicaId, question: bytes) -> bytes:
+        nonlocal asked
+        found = honest(peer, question)
+        if isinstance(decode_request(question), AskAccounts):
+            asked += 1
+            assert asked < 9, "it is asked for ever"
+            return encode_accounts(Accounts(((ACCOUNT, 7),), True))
+        return found
+
+    source.answer = answer  # type: ignore[method-assign]
+    with pytest.raises(PeerError, match="accounts again") as refused:
+        take_over(two.store, two.replica, source)
+    assert refused.value.reason is Refusal.NOT_ASKED
+    assert two.clock == Clock()
 
 
 @pytest.mark.parametrize("uid", [MAX_UID + 1, 2**63])

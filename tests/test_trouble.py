@@ -166,6 +166,8 @@ def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothin
                     lambda: one.node.now() - (session.failing_since or one.node.now()) > 2,
                     "an exchange that brings nothing there is no success",
                 )
+                shown = (await peers(one))["mx2"]
+                assert (shown["waits"], shown["error"]) == ("it is full: it takes nothing", None)
                 for link in nodes.links.values():
                     assert f"peer {link.address}" not in caplog.text, "nobody is at fault"
                 assert caplog.text.count("there is no room left for the store") == 1
@@ -255,6 +257,28 @@ def test_a_new_node_shows_no_mailboxes_before_it_has_taken_over_all(tmp_path: Pa
             assert (await it.ask("GET", INBOX)).status == 503, "one message is not all"
             it.node.gossip.lacks_snapshot = False
             assert (await it.ask("GET", INBOX)).body["totalEmails"] == 1
+
+    run(test())
+
+
+def test_a_new_node_that_nobody_gives_its_mailboxes_raises_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows none for so long, and nothing else may be wrong with it: perhaps it calls nobody."""
+    said = "shows no mailboxes before it has taken over those of another one, and nobody has given it any"
+
+    async def test() -> None:
+        async with single(tmp_path) as it:
+            it.node.gossip.lacks_snapshot = True
+            assert await alarms(it) == ""
+            monkeypatch.setattr(status_module, "ALONE_S", 0.0)
+            assert said in await alarms(it)
+            it.node.gossip.filling = Filling("http://mx2:7420", it.node.now())
+            assert await alarms(it) == "", "it comes"
+            it.node.gossip.filling = None
+        async with single(tmp_path) as it:  # what the alarm says to do where they are gone for good
+            assert await alarms(it) == ""
+            assert (await it.ask("GET", ALICE)).status == 200
 
     run(test())
 

@@ -133,7 +133,9 @@ class Gossip:
         self.filling: Filling | None = None
         """The snapshot that is being taken over, if any."""
         self.lacks_snapshot = False
-        """Whether one was begun, and none has come to its end since."""
+        """Whether a peer has told of one that this node needs, and none has come to its end since."""
+        self.lacking_since = now()
+        """Since when it is lacking and none of it has come, if it is."""
         self.snapshots = Snapshots(chance, now)
         """Those that are held for others."""
         self.last_filling: Filling | None = None
@@ -230,6 +232,7 @@ class Gossip:
         is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
         if is_repair or not self.head.clock.includes(answer.floor):
             session.met(ours, theirs)
+            self._lack_snapshot()
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
         if answer.deltas:
@@ -342,7 +345,8 @@ class Gossip:
                 raise PeerError(
                     "other changes have waited for the last snapshot, and come first", Refusal.FILLING
                 )
-            self._offered = _Offered(sender, self._fill(f"{sender:016x}", is_repair=False), self._now())
+            steps = self._fill(f"{sender:016x}", is_offered=True)
+            self._offered = _Offered(sender, steps, self._now())
             value: Any = None
         else:
             number, answer = yield from _parse(decode_numbered, body)
@@ -475,12 +479,11 @@ class Gossip:
             self.refusals.count(peer, Refusal.GAP, text)
         return reception
 
-    def _fill(self, address: str, *, is_repair: bool) -> Steps[Position]:
+    def _fill(self, address: str, *, is_repair: bool = False, is_offered: bool = False) -> Steps[Position]:
         """Take over what the peer has, from a snapshot; its position, which is included here then."""
         if self.filling is not None:
             raise PeerError(f"a snapshot of {self.filling.peer} is being taken over", Refusal.FILLING)
         self.filling = filling = Filling(address, self._now())
-        self.lacks_snapshot = True
         try:
             theirs = yield from fill(
                 self.replica,
@@ -494,16 +497,23 @@ class Gossip:
             self.filling, filling.attempt.is_on = None, False
             now = self._now()
             if filling.staged or filling.directories:
-                self._staged_at = now
-            if filling.attempt.has_turned_away:
+                self._staged_at = self.lacking_since = now
+            # Not after our own: a peer whose snapshot always fails us would keep out all that is offered.
+            if is_offered and filling.attempt.has_turned_away:
                 self._takes_offers_at = now + min(now - filling.began, OFFERS_PAUSE_S)
         self.lacks_snapshot = False
         self.last_filling, filling.took_s = filling, self._now() - filling.began
         return theirs
 
     def _hear_of_snapshot(self, position: Position) -> Steps[None]:
+        """Whoever only offers has told nothing before."""
         self._check_cluster(position)
+        self._lack_snapshot()
         yield from self._hear(position)
+
+    def _lack_snapshot(self) -> None:
+        if not self.lacks_snapshot:
+            self.lacks_snapshot, self.lacking_since = True, self._now()
 
     def _check_cluster(self, theirs: Position) -> None:
         if theirs.digest is not None and theirs.cluster != self.cluster:

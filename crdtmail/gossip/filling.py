@@ -140,6 +140,8 @@ class _Comparison:
         while has_more:
             answer = yield from self._asking.ask(AskAccounts(self._snapshot, after))
             digests, has_more = yield from compute(partial(decode_accounts, answer))
+            if digests and digests[0][0].encode() <= after.encode():
+                raise PeerError("a peer tells of accounts again, which has no end", Refusal.NOT_ASKED)
             there = dict(digests)
             last = digests[-1][0] if has_more else None
             here = yield from self._accounts_here(after, last)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.gossip.messages import Position
-from crdtmail.gossip.session import Session, Timing
+from crdtmail.gossip.session import Session, Timing, lower_bound
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class Peers:
     def hear(self, now: float, position: Position) -> None:
         """A replica has told its position, asked or not."""
         known = self.heard.get(position.replica)
-        clock = position.clock if known is None else known.clock.join(position.clock)
+        clock = position.clock if known is None else lower_bound(known.clock, position.clock)
         self.heard[position.replica] = Heard(position.name, clock, now)
 
     def hear_dots(self, now: float, replica: ReplicaId, dots: Iterable[Dot]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from crdtmail.crdt.clock import Clock, Dot, ReplicaId
 from crdtmail.effects import PROTOCOL
 from crdtmail.gossip.messages import Position
+from crdtmail.limits import MAX_REPLICAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class Session:
         """The peer asked for an exchange; `answered` with deltas, it will ask again and needs no push yet."""
         self.heard_at = now
         self._retry_at = min(self._retry_at, now)
-        self.known = self.known.join(theirs.clock)
+        self.known = lower_bound(self.known, theirs.clock)
         self.met(ours, theirs)
         self._hold_until = now + self._timing.grace_s if answered else now
 
@@ -231,3 +232,12 @@ class Session:
         if ours.clock == theirs.clock and theirs.digest is not None:
             before, self.diverged = self.diverged, ours.digest != theirs.digest
             self.divergences += self.diverged and not before
+
+
+def lower_bound(known: Clock, told: Clock) -> Clock:
+    """What a replica has that once told `known`, and now this.
+
+    Both, but no more entries than a clock can have: else who makes up others each time fills memory.
+    """
+    both = known.join(told)
+    return both if len(both) <= MAX_REPLICAS else told

@@ -157,7 +157,10 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(data: bytes) -> Request:
     """Accounts and mailboxes are checked: what nobody can have is not looked for."""
-    match _opened(data):
+    asked = _opened(data)
+    if type(asked) is not list or not asked or type(asked[0]) is not int:  # 0.0 and false equal 0
+        raise PeerError("nobody can ask that about a snapshot")
+    match asked:
         case [0]:
             return Begin()
         case [1, *rest]:

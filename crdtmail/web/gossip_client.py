@@ -78,8 +78,8 @@ class _Talk:
         self._caller = Caller(node.now)
         self._is_answered = False
         self._is_mistrusted = False
-        self._waits: str | None = None
-        """What it waits for, by its last refusal; what it answers to other questions says nothing of that."""
+        self._waits: tuple[str, str] | None = None
+        """The last error that is nobody's fault, and what the peer waits for then."""
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
@@ -104,7 +104,6 @@ class _Talk:
                 # A bug, and the session has backed off.  The next answer may be another one.
                 log.critical("peer %s: this node has a bug: %s", address, error, exc_info=error)
             if session.failing_since is None:
-                self._waits = None
                 node.troubles.pop(address, None)
                 if is_named:
                     is_named = False
@@ -123,12 +122,13 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
-        if self._waits is not None and not self._is_mistrusted:
-            return Trouble(self._waits)
+        session = node.gossip.peers.sessions[self._address]
+        if self._waits is not None and self._waits[0] == session.last_error:
+            return Trouble(self._waits[1])  # also after an exchange, which shows that it lacks something
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
         if node.is_full:
-            peer = node.gossip.peers.sessions[self._address].peer
+            peer = session.peer
             return Trouble(f"this node is full: nothing is taken from {peer.name if peer else 'it'}")
         if filling is not None:
             return Trouble(f"filling from {node.journal.source(filling.peer)}")
@@ -147,12 +147,11 @@ class _Talk:
             if reply is None:
                 reply = await self._posted(call, sender, is_last=True)
         except aiohttp.ClientConnectorCertificateError as error:
-            self._is_mistrusted, self._waits = True, None
+            self._is_mistrusted = True
             raise PeerError(_cause(error), Refusal.FALSE_CERTIFICATE) from error
         except (aiohttp.ClientError, OSError) as error:
             causes = (error, error.__cause__, error.__context__)
             self._is_mistrusted = any(isinstance(it, aiohttp.ClientSSLError | ssl.SSLError) for it in causes)
-            self._waits = None
             raise PeerUnreachable(_cause(error)) from error
         self._is_answered = True
         assert reply is not None, "the last attempt has a reply or raises"
@@ -193,13 +192,13 @@ class _Talk:
                 return Reply(response.status, sender_of(response.headers), answer)
             detail, reason = _told(answer)
             self._is_mistrusted = response.status == 401 or reason == Refusal.ANOTHER_CLUSTER
-            self._waits = None
+            text = f"the peer answered {response.status}: {detail}"
             if response.status == 507:
-                self._waits = "it is full: it takes nothing"
+                self._waits = text, "it is full: it takes nothing"
             elif reason == Refusal.FILLING:
-                self._waits = "it takes over a snapshot of another node"
+                self._waits = text, "it takes over a snapshot of another node"
             refusal = UnknownProtocol if response.status == 404 else PeerError
-            raise refusal(f"the peer answered {response.status}: {detail}", None)
+            raise refusal(text, None)
 
 
 async def _in_time(asking: Awaitable[T], size: int) -> T:

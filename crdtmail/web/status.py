@@ -138,6 +138,15 @@ def _alarms(node: Node, disk: Room | None) -> Iterator[tuple[Alarm, str]]:
         yield Alarm.SILENT_MEMBER, silence(node, member)
     for text in twins(node):
         yield Alarm.SAME_NAME, text
+    if node.is_taking_over_all and node.gossip.filling is None:
+        seconds = node.now() - node.gossip.lacking_since
+        if seconds > ALONE_S:
+            yield (
+                Alarm.ALONE,
+                "this node is new and shows no mailboxes before it has taken over those of another one, and "
+                f"nobody has given it any for {seconds:.0f} s.  If all that have them are gone for good, "
+                "restart this node: it goes on with what it has",
+            )
     yield from _alarms_of_peers(node)
 
 
