@@ -96,7 +96,7 @@ class _Talk:
                 except TimeoutError:
                     pass
                 continue
-            filling = node.gossip.filling
+            filling, failures = node.gossip.filling, session.failures
             try:
                 await node.converse(steps, self._post)
             except Exception as error:
@@ -108,7 +108,10 @@ class _Talk:
                     is_named = False
                     log.info("peer %s: in touch again", address)
             else:
-                node.troubles[address] = trouble = self._trouble(filling or node.gossip.filling)
+                trouble = node.troubles.get(address)
+                # Whoever could take nothing does not fail by telling what it has meanwhile.
+                if trouble is None or trouble.waits is None or session.failures > failures:
+                    trouble = node.troubles[address] = self._trouble(filling or node.gossip.filling)
                 if trouble.waits is None and not is_named:
                     is_named = True
                     log.warning("peer %s: %s", address, session.last_error)
