@@ -85,7 +85,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 def progress() -> Progress:
     """A bar for work that takes a while; silent where nobody watches."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

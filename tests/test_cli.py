@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from crdtmail import cli, limits
+from crdtmail import cli, limits, screen
 from crdtmail.security import tokens
 from crdtmail.security.tokens import Scope
 from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
@@ -480,3 +482,11 @@ def test_what_befalls_sound_peers_too_is_shown_for_a_minute(
     shown = list(cli._refusals({"refusals": [{**refusal, "lastSeconds": ago_s}]}))
     said = f"refused 1 time ({reason}) of 00000000000000ff (mx2), the last {ago_s} s ago: why"
     assert shown == ([said] if is_shown else [])
+
+
+def test_a_bar_shows_the_ipv6_address_of_a_node_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(screen, "err", Console(file=shown, force_terminal=True, width=200))
+    with screen.progress() as bar:
+        bar.add_task("messages of https://[fd00::2]:7420", total=1)
+    assert "messages of https://[fd00::2]:7420" in shown.getvalue()

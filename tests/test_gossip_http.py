@@ -320,6 +320,27 @@ def test_equal_clocks_with_unequal_digests_raise_an_alarm_and_are_repaired(
     run(test())
 
 
+@pytest.mark.parametrize("damaged", ["mx1", "mx2"])
+def test_two_states_with_one_clock_are_repaired_whichever_of_the_two_nodes_cannot_call_the_other(
+    tmp_path: Path, damaged: str
+) -> None:
+    async def test() -> None:
+        async with cluster(tmp_path, {"mx1": ["mx2"], "mx2": []}) as nodes:
+            first, second = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(first, "m1", "m2")
+            await nodes.converged()
+            whole = first.digest()
+            await nodes.nodes[damaged].node.write(lambda _, txn: lose_a_message(txn, "alice"))
+            await until(lambda: first.digest() == second.digest() == whole, "both have what either had")
+
+            async def is_calm() -> bool:
+                return not (await first.ask("GET", "/v1/status")).body["alarms"]
+
+            await until(is_calm, "the alarm is over")
+
+    run(test())
+
+
 def test_an_answer_never_claims_more_than_it_brings(tmp_path: Path) -> None:
     """While it is made, this node may commit; the asker must not think that it was refused the rest."""
 

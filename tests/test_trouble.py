@@ -160,22 +160,52 @@ def test_a_node_that_is_full_says_so_of_itself_and_its_peer_that_it_takes_nothin
                     lambda: says(two, "mx1", "waits", "this node is full: nothing is taken from mx1"),
                     "mx2 says that it is its own trouble",
                 )
-                await until(lambda: says(one, "mx2", "waits", "it is full"), "mx1 is told")
-                session = one.node.gossip.peers.sessions[nodes.links["mx1", "mx2"].address]
-                await until(
-                    lambda: one.node.now() - (session.failing_since or one.node.now()) > 2,
-                    "an exchange that brings nothing there is no success",
-                )
-                shown = (await peers(one))["mx2"]
-                assert (shown["waits"], shown["error"]) == ("it is full: it takes nothing", None)
-                for link in nodes.links.values():
-                    assert f"peer {link.address}" not in caplog.text, "nobody is at fault"
+                await until(lambda: says(one, "mx2", "waits", "it is full: it takes nothing"), "mx1 is told")
+                session = one.node.gossip.peers.sessions[mine := nodes.links["mx1", "mx2"].address]
+
+                def told_meanwhile() -> bool:
+                    heard, since = session.heard_at, session.failing_since
+                    return heard is not None and since is not None and heard > since + 2
+
+                await until(told_meanwhile, "mx2 has told what it has, again and again")
+                assert await says(one, "mx2", "waits", "it is full: it takes nothing")
+                assert f"peer {mine}" not in caplog.text
+                assert f"peer {nodes.links['mx2', 'mx1'].address}" not in caplog.text
                 assert caplog.text.count("there is no room left for the store") == 1
                 monkeypatch.setattr(journal, "_ROOM_AGAIN_S", 0.5)
                 disk.remount("size=64m")
                 await nodes.converged()
                 await until(lambda: "there is room for the store again" in caplog.text, "mx2 has room")
                 await until(lambda: says(one, "mx2", "failingSeconds", "None"), "mx2 takes again")
+
+    run(test())
+
+
+def test_a_node_whose_only_peer_takes_nothing_or_only_calls_is_not_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_module, "ALONE_S", 1.0)
+
+    async def test() -> None:
+        async with cluster(tmp_path, PAIR) as nodes:
+            one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
+            await prepared(one)
+            await nodes.converged()
+            filling = Filling("http://elsewhere", two.node.now())
+            two.node.gossip.filling, two.node.replica._filling = filling, filling.attempt
+            await add(one, "m1")
+            session = one.node.gossip.peers.sessions[nodes.links["mx1", "mx2"].address]
+
+            def fails_for_long() -> bool:
+                return session.failing_since is not None and one.node.now() - session.failing_since > 2.0
+
+            await until(fails_for_long, "mx2 takes nothing")
+            assert await alarms(one) == ""
+            two.node.gossip.filling, filling.attempt.is_on = None, False
+            await nodes.converged()
+            nodes.links["mx1", "mx2"].cut()
+            await until(fails_for_long, "mx2 cannot be called")
+            assert await alarms(one) == ""
 
     run(test())
 

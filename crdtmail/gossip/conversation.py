@@ -235,6 +235,8 @@ class Gossip:
             self._lack_snapshot()
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
+            if is_repair and ours.clock == theirs.clock and ours.digest != theirs.digest:
+                yield from self._offer(address, session)  # it lacks something, and may have no way to call
         if answer.deltas:
             try:
                 reception = yield from self._receive(address, answer.deltas)

@@ -81,8 +81,9 @@ def fill(
     """Take over what the replica at `address` has; gives its position, which is now included here, or after a
     repair all that it has.
 
-    `hear` is told that position before anything is compared with it.  Raises PeerError, with nothing merged;
-    what was staged serves the next attempt.
+    `hear` is told that position before anything is compared with it.  It is a repair also where that position
+    shows two states with one clock.  Raises PeerError, with nothing merged; what was staged serves the next
+    attempt.
     """
     asking = _Asking(address, filling, now)
     began = decode_begun((yield from asking.ask(Begin())))
@@ -90,8 +91,9 @@ def fill(
     filling.messages = began.messages
     theirs, attempt = began.position.clock, filling.attempt
     # Deltas may have been faster; but where ids are in doubt, a clock does not tell.
-    ours, doubts = yield from read(lambda tables: (tables.head().clock, tables.doubts()))
-    is_over = ours.includes(theirs) and not doubts and not is_repair
+    head, doubts = yield from read(lambda tables: (tables.head(), tables.doubts()))
+    is_repair |= head.clock == theirs and head.digest != began.position.digest
+    is_over = head.clock.includes(theirs) and not doubts and not is_repair
     for _ in range(_ATTEMPTS):
         if is_over:
             break

@@ -78,8 +78,7 @@ class _Talk:
         self._caller = Caller(node.now)
         self._is_answered = False
         self._is_mistrusted = False
-        self._waits: tuple[str, str] | None = None
-        """The last error that is nobody's fault, and what the peer waits for then."""
+        self._waits: str | None = None
 
     async def go_on(self) -> None:
         """Keep the peer up to date, until cancelled."""
@@ -97,7 +96,7 @@ class _Talk:
                 except TimeoutError:
                     pass
                 continue
-            filling = node.gossip.filling
+            filling, failures = node.gossip.filling, session.failures
             try:
                 await node.converse(steps, self._post)
             except Exception as error:
@@ -109,7 +108,10 @@ class _Talk:
                     is_named = False
                     log.info("peer %s: in touch again", address)
             else:
-                node.troubles[address] = trouble = self._trouble(filling or node.gossip.filling)
+                trouble = node.troubles.get(address)
+                # Whoever could take nothing does not fail by telling what it has meanwhile.
+                if trouble is None or trouble.waits is None or session.failures > failures:
+                    trouble = node.troubles[address] = self._trouble(filling or node.gossip.filling)
                 if trouble.waits is None and not is_named:
                     is_named = True
                     log.warning("peer %s: %s", address, session.last_error)
@@ -122,13 +124,12 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
-        session = node.gossip.peers.sessions[self._address]
-        if self._waits is not None and self._waits[0] == session.last_error:
-            return Trouble(self._waits[1])  # also after an exchange, which shows that it lacks something
+        if self._waits is not None:
+            return Trouble(self._waits)
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
         if node.is_full:
-            peer = session.peer
+            peer = node.gossip.peers.sessions[self._address].peer
             return Trouble(f"this node is full: nothing is taken from {peer.name if peer else 'it'}")
         if filling is not None:
             return Trouble(f"filling from {node.journal.source(filling.peer)}")
@@ -141,6 +142,7 @@ class _Talk:
         if there is no answer.
         """
         self._is_answered = self._is_mistrusted = False
+        self._waits = None
         try:
             sender = f"{self._node.replica.id:016x}"  # as in the body, also if this node takes another id
             reply = await self._posted(call, sender)
@@ -192,13 +194,12 @@ class _Talk:
                 return Reply(response.status, sender_of(response.headers), answer)
             detail, reason = _told(answer)
             self._is_mistrusted = response.status == 401 or reason == Refusal.ANOTHER_CLUSTER
-            text = f"the peer answered {response.status}: {detail}"
             if response.status == 507:
-                self._waits = text, "it is full: it takes nothing"
+                self._waits = "it is full: it takes nothing"
             elif reason == Refusal.FILLING:
-                self._waits = text, "it takes over a snapshot of another node"
+                self._waits = "it takes over a snapshot of another node"
             refusal = UnknownProtocol if response.status == 404 else PeerError
-            raise refusal(text, None)
+            raise refusal(f"the peer answered {response.status}: {detail}", None)
 
 
 async def _in_time(asking: Awaitable[T], size: int) -> T:

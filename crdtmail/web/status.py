@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from math import inf
 from typing import Any
 
 import crdtmail
@@ -189,8 +190,11 @@ def _alarms_of_peers(node: Node) -> Iterator[tuple[Alarm, str]]:
         for address, session in sessions.items()
         if session.failing_since is not None and not _waits(node, address)
     ]
-    if failing and len(failing) == len(sessions) and min(failing) > ALONE_S:
-        yield Alarm.ALONE, f"nothing was exchanged with any peer for {min(failing):.0f} s"
+    if failing and len(failing) == len(sessions):
+        # Who takes nothing may still tell what it has, and who cannot be called may call.
+        silent = min((node.now() - heard.at for heard in node.gossip.peers.heard.values()), default=inf)
+        if (seconds := min(*failing, silent)) > ALONE_S:
+            yield Alarm.ALONE, f"nothing was exchanged with any peer for {seconds:.0f} s"
 
 
 def _waits(node: Node, address: str) -> str | None:
