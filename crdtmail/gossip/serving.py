@@ -111,9 +111,7 @@ class Snapshots:
                 return ENDED
 
     def _begin(self, peer: ReplicaId, ours: Position) -> Steps[Begun]:
-        for number, served in list(self._served.items()):
-            if served.peer == peer:  # it has forgotten about that one
-                self._release(number)
+        self._release_all_of(peer)
         if len(self._served) + self._beginning >= MAX_SNAPSHOTS:
             raise Overloaded("snapshots are held for other peers already")
         self._beginning += 1
@@ -121,10 +119,17 @@ class Snapshots:
             held = yield from hold()
         finally:
             self._beginning -= 1
+        self._release_all_of(peer)  # its question may have come twice
         number, now = self._chance.getrandbits(63), self._now()
         self._served[number] = _Served(held, peer, now, now)
         head = yield from read_held(held, lambda tables: tables.head())
         return Begun(number, replace(ours, clock=head.clock, digest=head.digest), head.messages)
+
+    def _release_all_of(self, peer: ReplicaId) -> None:
+        """It begins another one, and has forgotten about those."""
+        for number, served in list(self._served.items()):
+            if served.peer == peer:
+                self._release(number)
 
     def _release(self, number: int) -> None:
         self._served.pop(number).held.release()
