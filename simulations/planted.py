@@ -184,8 +184,8 @@ def _known_delta_applied_again() -> Replacements:
     def receive_again(self: Replica, txn: Any, delta: Delta, data: bytes) -> Outcome:
         tables = WritableTables(txn)
         head = tables.head()
-        if head.clock.covers(delta.dot) and delta.replica != self.id:
-            applying.apply(tables, head, delta, data, replica=self.id, now_ms=0)
+        if head.clock.covers(delta.dot) and delta.replica != self.author:
+            applying.apply(tables, head, delta, data, replica=self.author, now_ms=0)
             return Outcome.APPLIED
         return receive(self, txn, delta, data)
 

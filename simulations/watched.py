@@ -182,7 +182,7 @@ class WatchedReplica(Replica):
         if operations:
             clock, uids = tables.head().clock, tuple(_given(operations))
             known = frozenset(clock.entries) | self.members if uids else frozenset()
-            self.notes.append(Made(Dot(self.id, clock[self.id]), account, uids, known))
+            self.notes.append(Made(Dot(self.author, clock[self.author]), account, uids, known))
 
     def show(self, txn: Transaction, account: Account, mailbox: MailboxId) -> None:
         tables = Tables(txn)
