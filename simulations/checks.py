@@ -391,9 +391,9 @@ class Checks:
             self._given.add((note.account, mailbox, id, uid))
             self._used[note.account, mailbox].setdefault(uid, note.dot)
             key = (note.account, mailbox, uid, note.known)
-            other, message = self._numbers.setdefault(key, (machine.replica.id, id))
+            other, message = self._numbers.setdefault(key, (note.dot.replica, id))
             expect(
-                other == machine.replica.id or message == id,
+                other == note.dot.replica or message == id,
                 "two that know each other never give the same UID",
                 "{}, {}, {}: UID {} for {}, and on {} for {}",
                 machine.name,
