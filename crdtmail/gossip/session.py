@@ -18,6 +18,8 @@ from crdtmail.effects import PROTOCOL
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import MAX_REPLICAS
 
+_TAKES_NONE = "it takes no changes just now: it may be taking over a snapshot"
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -146,6 +148,11 @@ class Session:
         """The replica `by`, which answers at this address, has merged a snapshot of ours at this clock."""
         self.pushed(now, by, clock.items())
 
+    @property
+    def waits(self) -> str | None:
+        """What the peer seems to wait for, where nobody is at fault that it takes nothing."""
+        return _TAKES_NONE if self.last_error == _TAKES_NONE else None
+
     def missed(self, now: float, clock: Clock, sent: Iterable[Dot]) -> None:
         """The peer found a gap in a push of these and told us its clock: go on from there with everything it
         lacks.
@@ -154,7 +161,7 @@ class Session:
         """
         if self._relaying:
             if not any(map(clock.covers, sent)):
-                self.failed(now, "the peer takes no changes just now: it may be taking over a snapshot")
+                self.failed(now, _TAKES_NONE)
                 return
             if not clock.includes(self._told):
                 self.failed(now, "the peer lacks what it had a moment ago")

@@ -124,13 +124,15 @@ class _Talk:
     def _trouble(self, filling: Filling | None) -> Trouble:
         """Why the conversation that has just ended came to nothing."""
         node = self._node
-        if self._waits is not None:
-            return Trouble(self._waits)
+        session = node.gossip.peers.sessions[self._address]
+        if (waits := self._waits or session.waits) is not None:
+            return Trouble(waits)
         if not self._is_answered:
             return Trouble(is_mistrust=self._is_mistrusted)
         if node.is_full:
-            peer = node.gossip.peers.sessions[self._address].peer
-            return Trouble(f"this node is full: nothing is taken from {peer.name if peer else 'it'}")
+            return Trouble(
+                f"this node is full: nothing is taken from {session.peer.name if session.peer else 'it'}"
+            )
         if filling is not None:
             return Trouble(f"filling from {node.journal.source(filling.peer)}")
         return Trouble()
