@@ -534,6 +534,10 @@ REFUSED: list[tuple[str, str, Any, int, str]] = [
     ("PUT", "/v1/accounts/alice/scripts/main", {"isActive": True}, 404, "not-found"),
     ("GET", "/v1/nowhere", None, 404, "not-found"),
     ("PUT", INBOX, None, 405, "method-not-allowed"),
+    ("DELETE", "/v1/accounts/alice/mailboxes", {}, 405, "method-not-allowed"),
+    ("GET", f"{INBOX}/move", {}, 405, "method-not-allowed"),
+    ("GET", INBOX, {}, 400, "invalid-request"),
+    ("GET", "/v1/nowhere", {}, 404, "not-found"),
 ]
 
 

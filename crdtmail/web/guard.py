@@ -201,7 +201,8 @@ def _route(request: web.Request) -> str:
 async def _body(request: web.Request, share: Share) -> bytes:
     if request.method in _BODYLESS:
         if request.body_exists:
-            raise RequestError(f"a {request.method} has no body")
+            # Where nobody answers that method, or at all, that is what is wrong.
+            raise request.match_info.http_exception or RequestError(f"a {request.method} has no body")
         return b""
     route = _route(request)
     if not route.startswith(PREFIX):
