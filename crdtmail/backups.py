@@ -141,8 +141,16 @@ def _contents(rows: Snapshot, file: Path) -> Contents:
     if found is None:
         raise StoreError(f"{file} holds no node's state")
     check_format(found)
-    totals = [box.total for _, _, box in tables.every_mailbox()]
-    return Contents(file.stat().st_size, tables.head().clock, len(totals), sum(totals))
+    try:
+        totals = [box.total for _, _, box in tables.every_mailbox()]
+        return Contents(file.stat().st_size, tables.head().clock, len(totals), sum(totals))
+    except NONSENSE as error:
+        if found == FORMAT:
+            raise
+        raise StoreError(
+            f"{file} has format {found}, which only a node that starts on it brings up to date: start one, "
+            "and make a backup then"
+        ) from error
 
 
 def _verified(source: Path, watch: Watch) -> Contents:

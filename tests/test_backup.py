@@ -29,6 +29,7 @@ from tests.nodes import PATIENCE_S, NodeProcess, node_process, write_timing
 from tests.small_disk import KIB, small_disk
 from tests.test_checking import everything
 from tests.test_cli import crdtmail
+from tests.test_migrations import load_format_2
 
 ALICE = "alice"
 NOBODY = 65534
@@ -505,6 +506,25 @@ def test_a_restore_into_an_empty_folder_or_none_needs_no_flag(store: Path, tmp_p
         result = crdtmail("restore", "--data", str(tmp_path / name), str(tmp_path / "backup"))
         assert result.returncode == 0, result.stderr
         assert rows_of(tmp_path / name) == rows_of(store)
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_store_of_a_format_that_only_a_node_can_read_is_not_called_damaged(
+    tmp_path: Path, command: str
+) -> None:
+    made = LmdbStore(tmp_path / "node")
+    load_format_2(made)
+    made.close()
+    arguments = {
+        "backup": ("--data", str(tmp_path / "node"), str(tmp_path / "backup")),
+        "restore": ("--data", str(tmp_path / "new"), str(tmp_path / "node")),
+    }
+    result = crdtmail(command, *arguments[command])
+    assert (result.returncode, "damaged" in result.stderr) == (4, False)
+    assert "has format 2, which only a node that starts on it brings up to date" in result.stderr
+    with node_process(tmp_path / "node") as it:
+        assert it.client().accounts()
+    assert crdtmail(command, *arguments[command]).returncode == 0
 
 
 @pytest.mark.parametrize(
