@@ -577,8 +577,10 @@ class World:
                 "the log is pruned to nothing",
                 f"{machine.name} keeps {left} bytes",
             )
-            if any(machine.disk.durable().garbage()):  # of a moment ago
-                self.run_until(self.now_us + int(3 * self.config.interval_s * 1e6))
+            if any(machine.disk.durable().garbage()):
+                # Of a moment ago; or one that offered was gone before it heard that all is taken over.
+                patience_s = GOSSIP_TIMEOUT_S + 3 * self.config.interval_s
+                self.run_until(self.now_us + int(patience_s * 1e6))
             garbage = list(machine.disk.durable().garbage())
             promise = "nothing is left of snapshots that were taken over"
             expect(not garbage, promise, f"{machine.name} has {len(garbage)} mailboxes of garbage")
