@@ -260,6 +260,10 @@ MAX_GOSSIP_REQUESTS: Final = 64
 MAX_REQUESTS_PER_PEER: Final = 4
 """One, and some that the peer has given up already while they still wait for the writer."""
 
+MAX_REQUESTS_PER_ADDRESS: Final = MAX_GOSSIP_REQUESTS // 2
+"""Several nodes may share an address.  Whoever has one certificate, and as many names as it likes, leaves
+room for those at other addresses."""
+
 # Queues -----------------------------------------------------------------------------------------------
 
 MAX_WRITES_WAITING: Final = 4096

@@ -8,7 +8,7 @@ import os
 import re
 import resource
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -18,6 +18,7 @@ from crdtmail.client import Client
 from crdtmail.crdt.clock import Clock, ReplicaId
 from crdtmail.crdt.message import MessageId
 from crdtmail.effects import Kind
+from crdtmail.errors import Overloaded
 from crdtmail.gossip.codec import encode_position
 from crdtmail.gossip.messages import Position
 from crdtmail.limits import (
@@ -26,6 +27,7 @@ from crdtmail.limits import (
     MAX_PEER_BODIES,
     MAX_POSITION,
     MAX_QUESTION,
+    MAX_REQUESTS_PER_ADDRESS,
     MIB,
 )
 from crdtmail.node import Node
@@ -346,6 +348,18 @@ def test_a_peer_has_few_requests_under_way_and_others_theirs(
             assert await exchange(http, service.port, sender=1) == 200
 
     run(story())
+
+
+def test_who_has_many_names_at_one_address_leaves_room_for_others() -> None:
+    under_way = load.Load()
+    with ExitStack() as stack:
+        for number in range(MAX_REQUESTS_PER_ADDRESS):
+            stack.enter_context(under_way.asking(("198.51.100.1", f"{number:016x}")))
+        with pytest.raises(Overloaded):
+            stack.enter_context(under_way.asking(("198.51.100.1", "ff" * 8)))
+        stack.enter_context(under_way.asking(("198.51.100.2", "ff" * 8)))
+    with under_way.asking(("198.51.100.1", "ff" * 8)):
+        pass
 
 
 # Much memory ----------------------------------------------------------------------------------------------

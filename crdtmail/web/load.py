@@ -20,6 +20,7 @@ from crdtmail.limits import (
     MAX_CLIENT_BODIES,
     MAX_GOSSIP_REQUESTS,
     MAX_PEER_BODIES,
+    MAX_REQUESTS_PER_ADDRESS,
     MAX_REQUESTS_PER_PEER,
     MIN_RATE,
     SILENCE_S,
@@ -44,7 +45,12 @@ class Load:
     @contextmanager
     def asking(self, peer: _Peer) -> Iterator[None]:
         """A request of a peer.  Raises Overloaded if there are enough of them."""
-        if self._gossip[peer] >= MAX_REQUESTS_PER_PEER or self._gossip.total() >= MAX_GOSSIP_REQUESTS:
+        there = sum(count for (address, _), count in self._gossip.items() if address == peer[0])
+        if (
+            self._gossip[peer] >= MAX_REQUESTS_PER_PEER
+            or there >= MAX_REQUESTS_PER_ADDRESS
+            or self._gossip.total() >= MAX_GOSSIP_REQUESTS
+        ):
             raise Overloaded("too many requests of peers are under way")
         self._gossip[peer] += 1
         try:
