@@ -25,17 +25,17 @@ from crdtmail.security import tokens
 from crdtmail.store.interface import DamagedRecord, Snapshot
 from crdtmail.store.lmdb_store import (
     assure_pages,
+    changing,
     copy_store,
     data_file,
     disk_errors,
-    forget_place,
     has_lock,
     holding,
     reading,
     store_in,
 )
 from crdtmail.store.migrations import check_format
-from crdtmail.store.tables import FORMAT, Tables
+from crdtmail.store.tables import FORMAT, Tables, WritableTables
 
 _NOT_READABLE = "this user may not read it"
 
@@ -130,7 +130,8 @@ def _copied(data: Path, copy: Path) -> Contents:
     copy_store(data, copy)
     with _sound(f"the store in {data}"), reading(copy) as rows:
         contents = _contents(rows, copy)
-    forget_place(copy)
+    with changing(copy) as txn:
+        WritableTables(txn).forget_place()
     return replace(contents, size=copy.stat().st_size)
 
 

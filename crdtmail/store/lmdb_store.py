@@ -325,20 +325,6 @@ def copy_store(folder: Path, target: Path) -> None:
         os.fsync(copy.fileno())
 
 
-def forget_place(copy: Path) -> None:
-    """Make a sound copy one that lies elsewhere than its original wherever it is put; durable then."""
-    size = copy.stat().st_size + MIB
-    try:
-        with lmdb.open(str(copy), subdir=False, lock=False, max_dbs=len(Table), map_size=size) as env:
-            meta = env.open_db(Table.META.value, create=False)
-            with env.begin(write=True, db=meta) as txn:
-                txn.delete(b"place")
-    except lmdb.Error as error:
-        if error.code > 0:
-            raise OSError(error.code, os.strerror(error.code)) from error
-        raise DamagedStore(f"the copy {copy} is damaged: {error}") from error
-
-
 def assure_pages(file: Path) -> None:
     """Read every page of a store that nobody writes meanwhile, used and free, as a copy would.
 
@@ -351,24 +337,39 @@ def assure_pages(file: Path) -> None:
 @contextmanager
 def reading(file: Path) -> Iterator[Snapshot]:
     """The state in a copy of a store, which nobody writes meanwhile.  Raises StoreError if it is none."""
-    with _opened(file) as env:
-        tables = _Handles()
-        for table in Table:
-            with suppress(lmdb.NotFoundError):  # an older format has fewer
-                tables[table] = env.open_db(table.value, create=False)
-        with env.begin() as txn:
-            yield _Transaction(txn, tables)
+    with _opened(file) as env, env.begin() as txn:
+        yield _Transaction(txn, _tables_of(env, txn))
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[lmdb.Environment]:
-    """For reading, while nobody writes.  Raises DamagedStore if LMDB can make nothing of it.
+def changing(copy: Path) -> Iterator[Transaction]:
+    """One small change of a sound copy that nobody else has open; durable when the block is over.
+
+    Raises StoreError, OSError.
+    """
+    with _opened(copy, room=MIB) as env, env.begin(write=True) as txn:
+        yield _Transaction(txn, _tables_of(env, txn))
+
+
+def _tables_of(env: lmdb.Environment, txn: lmdb.Transaction) -> _Handles:
+    tables = _Handles()
+    for table in Table:
+        with suppress(lmdb.NotFoundError):  # an older format has fewer
+            tables[table] = env.open_db(table.value, txn=txn, create=False)
+    return tables
+
+
+@contextmanager
+def _opened(file: Path, *, room: int = 0) -> Iterator[lmdb.Environment]:
+    """While nobody else writes; for reading only, unless there is to be room for so many bytes more.  Raises
+    DamagedStore if LMDB can make nothing of it.
 
     One that is cut off cannot be told by its length: pages that were never used need not have been written.
     """
+    options = {"map_size": file.stat().st_size + room} if room else {"readonly": True}
     try:
         with lmdb.open(
-            str(file), subdir=False, readonly=True, create=False, lock=False, max_dbs=len(Table)
+            str(file), subdir=False, create=False, lock=False, max_dbs=len(Table), **options
         ) as env:
             yield env
     except lmdb.Error as error:

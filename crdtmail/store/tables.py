@@ -442,9 +442,13 @@ class WritableTables(Tables):
     def put_format(self) -> None:
         self._txn.put(Table.META, b"format", _U32.pack(FORMAT))
 
+    def forget_place(self) -> None:
+        """Wherever this is opened next, it lies elsewhere."""
+        self._txn.delete(Table.META, b"place")
+
     def forget_identity(self) -> None:
         """At its next start the node takes a new replica id."""
-        self._txn.delete(Table.META, b"place")
+        self.forget_place()
         self._txn.delete(Table.META, b"replica")
 
     def put_doubts(self, doubts: dict[ReplicaId, int]) -> None:
