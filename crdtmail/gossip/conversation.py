@@ -229,13 +229,13 @@ class Gossip:
         self._check_cluster(theirs)
         yield from self._hear(theirs)
         after = ours.clock
-        is_repair = ours.clock == theirs.clock and theirs.digest not in (None, ours.digest)
+        is_repair = theirs.contradicts(ours.clock, ours.digest)
         if is_repair or not self.head.clock.includes(answer.floor):
             session.met(ours, theirs)
             self._lack_snapshot()
             theirs = yield from self._fill(address, is_repair=is_repair)
             ours, after = self.position, self.head.clock
-            if is_repair and ours.clock == theirs.clock and ours.digest != theirs.digest:
+            if is_repair and theirs.contradicts(ours.clock, ours.digest):
                 yield from self._offer(address, session)  # it lacks something, and may have no way to call
         if answer.deltas:
             try:

@@ -92,7 +92,7 @@ def fill(
     theirs, attempt = began.position.clock, filling.attempt
     # Deltas may have been faster; but where ids are in doubt, a clock does not tell.
     head, doubts = yield from read(lambda tables: (tables.head(), tables.doubts()))
-    is_repair |= head.clock == theirs and head.digest != began.position.digest
+    is_repair |= began.position.contradicts(head.clock, head.digest)
     is_over = head.clock.includes(theirs) and not doubts and not is_repair
     for _ in range(_ATTEMPTS):
         if is_over:

@@ -21,6 +21,10 @@ class Position:
     cluster: str = ""
     """The name of the cluster that it belongs to, as its operator has it."""
 
+    def contradicts(self, clock: Clock, digest: int | None) -> bool:
+        """Whether this is another state with the same clock: one of the two is damaged."""
+        return self.clock == clock and self.digest not in (None, digest)
+
 
 @dataclass(frozen=True, slots=True)
 class ExchangeAnswer:
