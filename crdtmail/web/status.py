@@ -154,7 +154,7 @@ def _alarms(node: Node, disk: Room | None) -> Iterator[tuple[Alarm, str]]:
 def _members(node: Node) -> list[dict[str, Any]]:
     gossip = node.gossip
     counting = gossip.peers.members(gossip.retired)
-    twins = {replica for replicas in node.namesakes().values() for replica in replicas}
+    namesakes = {replica for replicas in node.namesakes().values() for replica in replicas}
     return [
         {
             "replica": f"{replica:016x}",
@@ -162,7 +162,7 @@ def _members(node: Node) -> list[dict[str, Any]]:
             "lastHeardSeconds": _age(node, heard.at),
             "isRetired": replica in gossip.retired,
             "counts": replica in counting,
-            "isTwin": replica in twins,
+            "isTwin": replica in namesakes,
             "heldBack": gossip.held_back(heard) if replica in counting else 0,
         }
         for replica, heard in sorted(gossip.peers.heard.items())
