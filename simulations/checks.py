@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from crdtmail.gossip.session import Timing
 from crdtmail.gossip.snapshot import ENDED
 from crdtmail.replica import Keep
 from crdtmail.service import Written
+from crdtmail.store.interface import DamagedRecord
 from crdtmail.store.memory_store import Image, MemoryStore
 from crdtmail.store.tables import Lsn, Mailbox, Tables
 from crdtmail.views import LivingMailbox, MessageView, Script, living_mailboxes, messages, scripts
@@ -120,7 +122,7 @@ class Checks:
         key = tuple(sorted(head.clock.entries.items()))
         digest, first = self._digests.setdefault(key, (head.digest, machine.name))
         if digest != head.digest:
-            apart = self._apart(machine, world.machines[first])
+            apart = self._in_which_mailboxes(machine, world.machines[first])
             seen = (
                 f"{machine.name} and {first} have seen the same, {head.clock}, and hold different mailboxes"
             )
@@ -137,7 +139,7 @@ class Checks:
         world.changed(machine)
 
     @staticmethod
-    def _apart(one: Machine, other: Machine) -> str:
+    def _in_which_mailboxes(one: Machine, other: Machine) -> str:
         """In which mailboxes two nodes differ, unless one has seen more by now."""
         if one.disk.synced.clock != other.disk.synced.clock:
             return ""
@@ -280,6 +282,14 @@ class Checks:
             clock,
             own,
         )
+
+    def told_id(self, machine: Machine) -> None:
+        """This node tells another who it is."""
+        if not machine.gossip.renewed:
+            return
+        promise, seen = "nothing is told that is not durable", "{} calls itself what its disk does not"
+        with suppress(DamagedRecord):
+            expect(machine.disk.durable().replica() == machine.replica.id, promise, seen, machine.name)
 
     def told_retired(self, machine: Machine, retired: Collection[ReplicaId]) -> None:
         """This node tells another that these are gone for good."""

@@ -11,7 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +37,7 @@ from crdtmail.gossip.codec import decode_push
 from crdtmail.gossip.conversation import Gossip
 from crdtmail.gossip.session import Timing
 from crdtmail.limits import GOSSIP_TIMEOUT_S, MAX_GROUP, MAX_WRITES_WAITING
-from crdtmail.store.interface import DamagedRecord, Snapshot, Transaction
+from crdtmail.store.interface import Snapshot, Transaction
 from crdtmail.store.memory_store import Changes, Image
 from crdtmail.store.tables import Head, Tables
 from crdtmail.store.writer import Failed, run_group
@@ -753,14 +753,7 @@ class Machine:
                     world.checks.failed_again(self, peer, failed)
                 resume(value, error)
 
-        if self.gossip.renewed:
-            with suppress(DamagedRecord):
-                id = self.disk.durable().replica()
-                promise, seen = (
-                    "nothing is told that is not durable",
-                    "{} calls itself what its disk does not",
-                )
-                expect(id == self.replica.id, promise, seen, self.name)
+        world.checks.told_id(self)
         request = Request(call.kind, self.replica.id, call.body, call.protocol)
         world.network.requests[self.name, peer].append(request)
         world.carry(self, peer, request, partial(self._take, call, finish))
