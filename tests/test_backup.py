@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -94,21 +95,32 @@ def rows_of(folder: Path) -> dict[Table, list[tuple[bytes, bytes]]]:
 # Making one -----------------------------------------------------------------------------------------------
 
 
-def test_a_backup_of_a_busy_node_is_one_state_of_it_and_no_copy_of_its_identity(tmp_path: Path) -> None:
+@contextmanager
+def written_to(it: NodeProcess, at_once: int = 1) -> Iterator[list[str]]:
+    """Mail comes in all the time, so many messages at once; what was answered so far."""
     answered: list[str] = []
     is_over = threading.Event()
 
-    def write(it: NodeProcess) -> None:
+    def write() -> None:
         client = it.client()
         while not is_over.is_set():
-            add(client, f"m{len(answered)}")
-            answered.append(f"m{len(answered)}")
+            some = [f"m{len(answered) + n}" for n in range(at_once)]
+            add(client, *some)
+            answered.extend(some)
 
+    it.client().create_mailbox(ALICE, "INBOX")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield answered
+    finally:
+        is_over.set()
+        writer.join()
+
+
+def test_a_backup_of_a_busy_node_is_one_state_of_it_and_no_copy_of_its_identity(tmp_path: Path) -> None:
     with node_process(tmp_path / "node") as it:
-        it.client().create_mailbox(ALICE, "INBOX")
-        writer = threading.Thread(target=write, args=(it,))
-        writer.start()
-        try:
+        with written_to(it) as answered:
             for target in (tmp_path / "one", tmp_path / "two.mdb"):
                 before = list(answered)
                 result = crdtmail("backup", "--data", str(tmp_path / "node"), str(target))
@@ -120,9 +132,6 @@ def test_a_backup_of_a_busy_node_is_one_state_of_it_and_no_copy_of_its_identity(
                     found = {id for _, id, _ in Tables(rows).messages(box.number)}
                 assert found >= set(before)
                 assert f"1 mailboxes with {len(found):,} messages" in result.stdout
-        finally:
-            is_over.set()
-            writer.join()
         assert held(it.client()) == set(answered)
         replica = it.client().status()["replica"]
         assert {path.name for path in (tmp_path / "one").iterdir()} == {"data.mdb"}
@@ -398,31 +407,14 @@ def test_what_a_node_runs_on_is_not_replaced_however_it_is_asked(tmp_path: Path)
 
 def test_the_folder_of_a_busy_node_is_no_backup_until_the_node_is_stopped(tmp_path: Path) -> None:
     """Its file changes while it is read: what is sound looks damaged, and a copy would be of no one state."""
-    answered: list[str] = []
-    is_over = threading.Event()
-
-    def write(it: NodeProcess) -> None:
-        client = it.client()
-        while not is_over.is_set():
-            some = [f"m{len(answered) + n}" for n in range(100)]
-            add(client, *some)
-            answered.extend(some)
-
     (tmp_path / "link.mdb").symlink_to(tmp_path / "node" / "data.mdb")
     sources = [tmp_path / "node", tmp_path / "node" / "data.mdb", tmp_path / "link.mdb"]
-    with node_process(tmp_path / "node") as it:
-        it.client().create_mailbox(ALICE, "INBOX")
-        writer = threading.Thread(target=write, args=(it,))
-        writer.start()
-        try:
-            for source in sources:
-                refused = crdtmail("restore", "--data", str(tmp_path / "new"), str(source))
-                assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
-                assert "in use by another crdtmail process" in refused.stderr
-                assert "`crdtmail backup`" in refused.stderr
-        finally:
-            is_over.set()
-            writer.join()
+    with node_process(tmp_path / "node") as it, written_to(it, at_once=100) as answered:
+        for source in sources:
+            refused = crdtmail("restore", "--data", str(tmp_path / "new"), str(source))
+            assert (refused.returncode, refused.stdout) == (2, ""), refused.stderr
+            assert "in use by another crdtmail process" in refused.stderr
+            assert "`crdtmail backup`" in refused.stderr
     assert not (tmp_path / "new").exists()
     for number, source in enumerate(sources):
         taken = crdtmail("restore", "--data", str(tmp_path / f"new{number}"), str(source))

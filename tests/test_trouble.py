@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,15 @@ async def peers(it: Running) -> dict[str | None, dict[str, Any]]:
     return {peer["name"]: peer for peer in status["peers"]}
 
 
+@contextmanager
+def taking_over(it: Running, peer: str) -> Iterator[None]:
+    """It takes over a snapshot of this peer, of which nothing comes."""
+    filling = Filling(peer, it.node.now())
+    it.node.gossip.filling, it.node.replica._filling = filling, filling.attempt
+    yield
+    it.node.gossip.filling, filling.attempt.is_on = None, False
+
+
 async def alarms(it: Running) -> str:
     return "\n".join(a["text"] for a in (await it.ask("GET", "/v1/status")).body["alarms"])
 
@@ -42,24 +53,22 @@ def test_while_a_node_takes_over_a_snapshot_its_other_peers_wait_and_do_not_fail
             one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
             await prepared(two)
             await nodes.converged()
-            filling = Filling(nodes.links["mx1", "mx3"].address, one.node.now())
-            one.node.gossip.filling, one.node.replica._filling = filling, filling.attempt
-            await add(two, "m1")
+            with taking_over(one, nodes.links["mx1", "mx3"].address):
+                await add(two, "m1")
 
-            async def waits() -> bool:
-                return bool((await peers(one))["mx2"]["waits"] == "filling from mx3")
+                async def waits() -> bool:
+                    return bool((await peers(one))["mx2"]["waits"] == "filling from mx3")
 
-            await until(waits, "mx1 says what mx2 waits for")
-            shown = (await peers(one))["mx2"]
-            assert (shown["error"], shown["failingSeconds"], shown["reachable"]) == (None, None, True)
+                await until(waits, "mx1 says what mx2 waits for")
+                shown = (await peers(one))["mx2"]
+                assert (shown["error"], shown["failingSeconds"], shown["reachable"]) == (None, None, True)
 
-            async def is_waited_for() -> bool:
-                return str((await peers(two))["mx1"]["waits"]).startswith("it takes no changes just now")
+                async def is_waited_for() -> bool:
+                    return str((await peers(two))["mx1"]["waits"]).startswith("it takes no changes just now")
 
-            await until(is_waited_for, "mx2 says what mx1 waits for")
-            for link in nodes.links.values():
-                assert f"peer {link.address}" not in caplog.text, "nobody is at fault"
-            one.node.gossip.filling, filling.attempt.is_on = None, False
+                await until(is_waited_for, "mx2 says what mx1 waits for")
+                for link in nodes.links.values():
+                    assert f"peer {link.address}" not in caplog.text, "nobody is at fault"
             await nodes.converged()
 
             async def waits_no_more() -> bool:
@@ -197,17 +206,15 @@ def test_a_node_whose_only_peer_takes_nothing_or_only_calls_is_not_alone(
             one, two = nodes.nodes["mx1"], nodes.nodes["mx2"]
             await prepared(one)
             await nodes.converged()
-            filling = Filling("http://elsewhere", two.node.now())
-            two.node.gossip.filling, two.node.replica._filling = filling, filling.attempt
-            await add(one, "m1")
             session = one.node.gossip.peers.sessions[nodes.links["mx1", "mx2"].address]
 
             def fails_for_long() -> bool:
                 return session.failing_since is not None and one.node.now() - session.failing_since > 2.0
 
-            await until(fails_for_long, "mx2 takes nothing")
-            assert await alarms(one) == ""
-            two.node.gossip.filling, filling.attempt.is_on = None, False
+            with taking_over(two, "http://elsewhere"):
+                await add(one, "m1")
+                await until(fails_for_long, "mx2 takes nothing")
+                assert await alarms(one) == ""
             await nodes.converged()
             nodes.links["mx1", "mx2"].cut()
             await until(fails_for_long, "mx2 cannot be called")
